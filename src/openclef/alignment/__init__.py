@@ -1,0 +1,1 @@
+"""Clinical alignment: sessions, reports and records in one space by symmetric InfoNCE."""

@@ -1,0 +1,168 @@
+"""Stage: encoder + reports + records -> `aligned/`. Only train patients are ever read here,
+and tuning patients to choose when to stop.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from openclef import artefact
+from openclef.alignment import ehr
+from openclef.alignment.contrastive import AlignmentConfig, AlignmentObjective
+from openclef.alignment.text import FrozenTextEncoder
+from openclef.artefact import Artefact
+from openclef.cohort.store import Cohort
+from openclef.encoder.load import encoder_config, load_encoder
+from openclef.encoder.train import WEIGHTS
+from openclef.errors import OpenclefError
+from openclef.tokenizer.tokens import TokenTable
+from openclef.training import checkpoint
+from openclef.training.loop import Batch, TrainConfig, fit
+
+TOWERS = "towers.safetensors"
+
+
+class AlignmentStage(BaseModel):
+    """Everything that decides an alignment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: AlignmentConfig = AlignmentConfig()
+    train: TrainConfig
+    n_validation: int = Field(64, gt=1)
+
+
+class ClinicalPairs:
+    """Windows of one split beside the reports and records of their sessions."""
+
+    def __init__(
+        self,
+        cohort: Cohort,
+        tokens: TokenTable,
+        split: str,
+        *,
+        config: AlignmentConfig,
+        encode_text: FrozenTextEncoder,
+    ) -> None:
+        if split not in ("train", "tuning"):
+            raise ValueError(f"alignment must not see {split!r} patients; train and tuning only")
+        self._tokens = tokens
+        sessions = cohort.sessions.filter(pl.col("split") == split)
+        rows = {row["session_id"]: row for row in sessions.iter_rows(named=True)}
+        reports = cohort.table("reports").filter(pl.col("session_id").is_in(list(rows)))
+        features = encode_text(reports["text"].to_list())
+        self._text = dict(zip(reports["session_id"].to_list(), features, strict=True))
+        self._text_width = encode_text.width
+        codes = {r["subject_id"]: r["codes"] for r in cohort.table("codes").iter_rows(named=True)}
+        tokenizer = ehr.RecordTokenizer(config.ehr)
+        self._codes = {
+            name: tokenizer(row, codes[row["subject_id"]])
+            for name, row in rows.items()
+            if row["subject_id"] in codes
+        }
+        self._subject: dict[str, int] = {name: row["subject_id"] for name, row in rows.items()}
+        known = self._text.keys() | self._codes.keys()
+        self.rows: NDArray[np.int64] = np.array(
+            [row for row in tokens.rows(split) if tokens.session_id[row] in known], dtype=np.int64
+        )
+
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """Batch of `AlignmentObjective` from token rows."""
+        names = [self._tokens.session_id[row] for row in rows]
+        text, text_hidden = self._pad_text([self._text.get(name) for name in names])
+        return {
+            **self._tokens.batch(rows),
+            "text": text,
+            "text_hidden": text_hidden,
+            "has_text": torch.tensor([name in self._text for name in names]),
+            "codes": ehr.pad([self._codes.get(name, [0]) for name in names]),
+            "has_codes": torch.tensor([name in self._codes for name in names]),
+            "subject": torch.tensor([self._subject[name] for name in names]),
+        }
+
+    def _pad_text(
+        self, features: Sequence[NDArray[Any] | None]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        lengths = [0 if f is None else len(f) for f in features]
+        text = torch.zeros(len(features), max(1, *lengths), self._text_width)
+        hidden = torch.ones(text.shape[:2], dtype=torch.bool)
+        for i, (feature, length) in enumerate(zip(features, lengths, strict=True)):
+            if feature is not None:
+                text[i, :length] = torch.from_numpy(feature).float()
+                hidden[i, :length] = False
+        return text, hidden
+
+
+def has_clinical_data(cohort: Cohort) -> bool:
+    """Whether any train patient has a report or a record to align with."""
+    train = cohort.sessions.filter(pl.col("split") == "train")
+    reports = cohort.table("reports").join(train, on="session_id", how="semi")
+    codes = cohort.table("codes").join(train, on="subject_id", how="semi")
+    return reports.height + codes.height > 0
+
+
+def align(
+    cohort: Cohort, tokens: TokenTable, encoder_folder: Path, out: Path, *, config: AlignmentStage
+) -> Artefact:
+    """Align, keep the weights that are best on tuning patients, and write `out`.
+
+    Raises OpenclefError if no train patient has a report or a record.
+    """
+    if not has_clinical_data(cohort):
+        raise OpenclefError(
+            f"{cohort.folder}: no train patient has a report or a health record to align with"
+        )
+    stage = artefact.begin(
+        out,
+        kind="aligned",
+        config={
+            **config.model_dump(mode="json"),
+            "encoder": encoder_config(encoder_folder).model_dump(mode="json"),
+        },
+        inputs={
+            **tokens.artefact.inputs,
+            "tokens": tokens.artefact.hash,
+            "encoder": artefact.load(encoder_folder, kind="encoder").hash,
+        },
+    )
+    if stage.is_complete:
+        return stage
+    encode_text = FrozenTextEncoder(config.model.text)
+    train, tuning = (
+        ClinicalPairs(cohort, tokens, split, config=config.model, encode_text=encode_text)
+        for split in ("train", "tuning")
+    )
+    torch.manual_seed(config.train.seed)
+    objective = AlignmentObjective(
+        encoder_config(encoder_folder), config.model, text_features_width=encode_text.width
+    )
+    objective.encoder.load_state_dict(load_encoder(encoder_folder).state_dict())
+
+    def load_batch(indices: np.ndarray, _: np.random.Generator) -> Batch:
+        return train.batch(train.rows[indices])
+
+    weights = fit(
+        objective,
+        n_items=len(train.rows),
+        load_batch=load_batch,
+        validation=[tuning.batch(tuning.rows[: config.n_validation])] if len(tuning.rows) else [],
+        config=config.train,
+        artefact=stage,
+        label="aligning",
+    )
+    encoder = checkpoint.take_prefix(weights, "encoder")
+    towers = {name: value for name, value in weights.items() if not name.startswith("encoder.")}
+    checkpoint.save_tensors(out / WEIGHTS, encoder)
+    checkpoint.save_tensors(out / TOWERS, towers)
+    stage.finish([WEIGHTS, TOWERS])
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    return stage

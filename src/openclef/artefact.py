@@ -1,0 +1,196 @@
+"""Artefact folders: `config.json` first, data, `metrics.jsonl`, and `manifest.json` last.
+
+A manifest means complete. A verb run again on a complete folder does nothing, on an unfinished
+one it resumes, and on a folder of another configuration it refuses: nothing is overwritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openclef.errors import ArtefactError
+
+_VERSIONED = ("openclef", "numpy", "scipy", "mne", "torch", "scikit-learn")
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `path`, renamed onto it only if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, keys sorted."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def hash_json(value: Any) -> str:
+    """sha256 of a JSON value in canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _installed_versions() -> dict[str, str]:
+    found = {}
+    for name in _VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A folder being written or already complete; made by `begin` or `load`."""
+
+    folder: Path
+    kind: str
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
+
+    @property
+    def is_complete(self) -> bool:
+        return (self.folder / "manifest.json").exists()
+
+    @property
+    def hash(self) -> str:
+        """Identity of a complete artefact: kind, configuration, inputs and data."""
+        return str(self.manifest()["hash"])
+
+    def manifest(self) -> dict[str, Any]:
+        path = self.folder / "manifest.json"
+        if not path.exists():
+            raise ArtefactError(
+                f"{self.folder}: not complete (no manifest.json); run its verb again"
+            )
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        return manifest
+
+    def log(self, **values: Any) -> None:
+        """Append one row to `metrics.jsonl`."""
+        with (self.folder / "metrics.jsonl").open("a") as handle:
+            handle.write(json.dumps(values) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return []
+        rows = []
+        for line in path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue  # a row cut short by a kill; the resumed run writes it again
+        return rows
+
+    def keep_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Replace `metrics.jsonl`, so that a resumed run does not log a step twice."""
+        with atomic(self.folder / "metrics.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def finish(self, outputs: Iterable[str]) -> None:
+        """Write the manifest: `outputs` are the data files (relative) that define the artefact."""
+        files = {name: hash_file(self.folder / name) for name in sorted(outputs)}
+        identity = {
+            "kind": self.kind,
+            "config": self.config,
+            "inputs": dict(self.inputs),
+            "outputs": files,
+        }
+        write_json(
+            self.folder / "manifest.json",
+            {
+                "kind": self.kind,
+                "inputs": dict(self.inputs),
+                "outputs": files,
+                "hash": hash_json(identity),
+                "versions": _installed_versions(),
+            },
+        )
+
+
+def begin(
+    folder: Path, *, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]
+) -> Artefact:
+    """Open `folder` for writing an artefact, new, resumed or complete.
+
+    Raises ArtefactError if it holds another kind, configuration or inputs, or foreign files.
+    """
+    identity = {"kind": kind, "config": dict(config), "inputs": dict(inputs)}
+    path = folder / "config.json"
+    if path.exists():
+        earlier = json.loads(path.read_text())
+        if earlier != json.loads(json.dumps(identity)):
+            raise ArtefactError(
+                f"{folder}: holds {earlier.get('kind', 'another artefact')} of another "
+                f"configuration ({_first_difference(earlier, identity)}); "
+                "choose another output folder or delete this one"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise ArtefactError(
+            f"{folder}: not empty and not an openclef artefact; choose another output folder"
+        )
+    else:
+        write_json(path, identity)
+    return Artefact(folder, kind, dict(config), dict(inputs))
+
+
+def load(folder: Path, *, kind: str) -> Artefact:
+    """Open a complete artefact of `kind`; raises ArtefactError if it is not one."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise ArtefactError(f"{folder}: no {kind} artefact here (no config.json)")
+    identity = json.loads(path.read_text())
+    if identity.get("kind") != kind:
+        raise ArtefactError(f"{folder}: is a {identity.get('kind')} artefact, expected {kind}")
+    artefact = Artefact(folder, kind, identity["config"], identity["inputs"])
+    if not artefact.is_complete:
+        raise ArtefactError(
+            f"{folder}: {kind} is not complete (no manifest.json); run its verb again"
+        )
+    return artefact
+
+
+def _first_difference(earlier: Any, now: Any, where: str = "") -> str:
+    if isinstance(earlier, dict) and isinstance(now, dict):
+        for key in sorted(set(earlier) | set(now)):
+            if earlier.get(key) != now.get(key):
+                return _first_difference(
+                    earlier.get(key), now.get(key), f"{where}.{key}".strip(".")
+                )
+    return f"{where}: {earlier!r} there, {now!r} asked"
+
+
+def check_free_disk(folder: Path, needed_bytes: int) -> None:
+    """Refuse to start what will not fit: `needed_bytes` on the disk that holds `folder`."""
+    existing = folder.resolve()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise ArtefactError(
+            f"{folder}: needs {needed_bytes / 2**30:.1f} GiB of disk, {free / 2**30:.1f} GiB free"
+        )

@@ -1,0 +1,1 @@
+"""Cohorts: from data sets on disk to sessions, spectrograms, labels, reports and records."""

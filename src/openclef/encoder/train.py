@@ -1,0 +1,75 @@
+"""Stage: tokens -> `encoder/`, by masked reconstruction on train patients only."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from openclef import artefact
+from openclef.artefact import Artefact
+from openclef.encoder.objective import EncoderLossConfig, MaskedReconstruction
+from openclef.encoder.transformer import EncoderConfig
+from openclef.errors import ArtefactError
+from openclef.tokenizer.tokens import TokenTable
+from openclef.training import checkpoint
+from openclef.training.loop import Batch, TrainConfig, fit
+
+WEIGHTS = "encoder.safetensors"
+
+
+class EncoderStage(BaseModel):
+    """Everything that decides an encoder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: EncoderConfig = EncoderConfig()
+    loss: EncoderLossConfig = EncoderLossConfig()
+    train: TrainConfig
+    n_validation: int = Field(64, gt=0)
+
+
+def train_encoder(tokens: TokenTable, out: Path, *, config: EncoderStage) -> Artefact:
+    """Train, keep the weights that are best on tuning patients, and write `out`."""
+    n_codes = int(tokens.ids.max(initial=0)) + 1
+    if tokens.ids.shape[1] != config.model.n_tokens or n_codes > config.model.n_codes:
+        raise ArtefactError(
+            f"tokens are {tokens.ids.shape[1]} a window of at least {n_codes} codes; the encoder "
+            f"expects {config.model.n_tokens} of {config.model.n_codes}"
+        )
+    stage = artefact.begin(
+        out,
+        kind="encoder",
+        config=config.model_dump(mode="json"),
+        inputs={"tokens": tokens.artefact.hash, **tokens.artefact.inputs},
+    )
+    if stage.is_complete:
+        return stage
+    torch.manual_seed(config.train.seed)
+    objective = MaskedReconstruction(config.model, config.loss)
+    train_rows = tokens.rows("train")
+    tuning_rows = tokens.rows("tuning")[: config.n_validation]
+
+    def load_batch(indices: np.ndarray, _: np.random.Generator) -> Batch:
+        return tokens.batch(train_rows[indices])
+
+    size = config.train.batch_size
+    weights = fit(
+        objective,
+        n_items=len(train_rows),
+        load_batch=load_batch,
+        validation=[
+            tokens.batch(tuning_rows[start : start + size])
+            for start in range(0, len(tuning_rows), size)
+        ],
+        config=config.train,
+        artefact=stage,
+        label="training the encoder",
+    )
+    checkpoint.save_tensors(out / WEIGHTS, checkpoint.take_prefix(weights, "model"))
+    stage.finish([WEIGHTS])
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    return stage

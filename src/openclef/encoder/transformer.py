@@ -1,0 +1,165 @@
+"""The encoder-decoder Transformer: `forward` reads as the method does.
+
+Axis letters: B batch, L token, K kept token, D width, V vocabulary, H head.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from openclef.encoder.masking import Masking
+
+
+class EncoderConfig(BaseModel):
+    """Shape of the Transformer. The paper's: 12 + 8 layers at width 256, 512 or 768 [I]."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_codes: int = 8192
+    grid: tuple[int, int] = (8, 256)
+    width: int = 256
+    n_heads: int = 4
+    n_encoder_layers: int = Field(12, ge=1)
+    n_decoder_layers: int = Field(8, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> EncoderConfig:
+        if self.width % self.n_heads:
+            raise ValueError(f"n_heads {self.n_heads} does not divide width {self.width}")
+        return self
+
+    @property
+    def n_tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+
+class Block(nn.Module):
+    """Pre-norm self-attention and a 4x GELU layer."""
+
+    def __init__(self, width: int, n_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.n_heads, self.dropout = n_heads, dropout
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout)
+        )
+
+    def forward(self, x_BLD: Tensor, attend: Tensor | None) -> Tensor:
+        """attend `[B, 1, 1, L]`: True where a key may be seen; None if all may."""
+        q, k, v = self.qkv(self.norm1(x_BLD)).chunk(3, dim=-1)
+        q, k, v = (t.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for t in (q, k, v))
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)
+        h = self.out(h.transpose(1, 2).flatten(2))
+        x_BLD = x_BLD + F.dropout(h, self.dropout, self.training)
+        mixed: Tensor = x_BLD + self.mlp(self.norm2(x_BLD))
+        return mixed
+
+
+class MaskedTransformer(nn.Module):
+    """Embeds tokens, encodes what is kept, and decodes the masked ones from a class token."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, (n_rows, n_columns) = config.width, config.grid
+        self.mask_id = config.n_codes
+        self.tokens = nn.Embedding(config.n_codes + 1, width)
+        self.row_position = nn.Parameter(torch.zeros(n_rows, width))
+        self.column_position = nn.Parameter(torch.zeros(n_columns, width))
+        self.class_token = nn.Parameter(torch.zeros(width))
+        self.input_norm = nn.LayerNorm(width)
+        self.encoder = nn.ModuleList(
+            Block(width, config.n_heads, config.dropout) for _ in range(config.n_encoder_layers)
+        )
+        self.encoder_norm = nn.LayerNorm(width)
+        self.to_decoder = nn.Linear(width, width)
+        self.decoder_row_position = nn.Parameter(torch.zeros(n_rows, width))
+        self.decoder_column_position = nn.Parameter(torch.zeros(n_columns, width))
+        self.decoder = nn.ModuleList(
+            Block(width, config.n_heads, 0.0) for _ in range(config.n_decoder_layers)
+        )
+        self.decoder_norm = nn.LayerNorm(width)
+        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
+        self.code_bias = nn.Parameter(torch.zeros(config.n_codes))
+        self.apply(_init)
+        for position in (
+            self.row_position,
+            self.column_position,
+            self.decoder_row_position,
+            self.decoder_column_position,
+            self.class_token,
+        ):
+            nn.init.trunc_normal_(position, std=0.02)
+
+    def encode(self, ids_BL: Tensor, kept_BK: Tensor, kept_hidden: Tensor) -> Tensor:
+        """Encode the kept tokens: (class token first) `[B, 1 + K, D]`.
+
+        ids: codes, or `mask_id` where masked. kept: their positions. kept_hidden: rows' padding.
+        """
+        x = self.tokens(ids_BL.gather(1, kept_BK)) + self._positions(
+            self.row_position, self.column_position
+        )[kept_BK].to(self.tokens.weight.dtype)
+        x = torch.cat([self.class_token.expand(len(x), 1, -1), x], 1)
+        x = F.dropout(self.input_norm(x), self.config.dropout, self.training)
+        attend = _attend(kept_hidden)
+        for block in self.encoder:
+            x = block(x, attend)
+        encoded: Tensor = self.encoder_norm(x)
+        return encoded
+
+    def decode(self, encoded: Tensor, masking: Masking, hidden_BL: Tensor) -> Tensor:
+        """Decoder output at the masked positions only: `[n_masked, D]`, in row-major order.
+
+        Dropped and masked positions are filled with the class token's output rather than a
+        learned mask token, which forces a global summary (paper.md, Encoder).
+        """
+        h = self.to_decoder(encoded)
+        summary, seen = h[:, :1], h[:, 1:]
+        x = summary.expand(-1, hidden_BL.shape[1], -1).contiguous()
+        show = ~masking.kept_hidden & ~masking.masked.gather(1, masking.kept)
+        batch = torch.arange(len(x), device=x.device)[:, None].expand_as(masking.kept)
+        x = x.index_put((batch[show], masking.kept[show]), seen[show])
+        x = x + self._positions(self.decoder_row_position, self.decoder_column_position)
+        x = torch.cat([summary, x], 1)
+        attend = _attend(hidden_BL)
+        for block in self.decoder:
+            x = block(x, attend)
+        decoded: Tensor = self.decoder_norm(x[:, 1:][masking.masked])
+        return decoded
+
+    def logits(self, decoded: Tensor) -> Tensor:
+        """Scores over codes `[n, V]`; the table is the input embedding, detached (paper.md [D])."""
+        table = self.tokens.weight[: self.config.n_codes].detach()
+        scores: Tensor = self.head(decoded) @ table.T + self.code_bias
+        return scores
+
+    def forward(self, ids_BL: Tensor, hidden_BL: Tensor, masking: Masking) -> Tensor:
+        """Scores over the codes at the masked positions, `[n_masked, V]`."""
+        ids = ids_BL.masked_fill(masking.masked, self.mask_id)
+        encoded = self.encode(ids, masking.kept, masking.kept_hidden)
+        return self.logits(self.decode(encoded, masking, hidden_BL))
+
+    def _positions(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Factorised positions, frequency + time, in row-major token order `[L, D]`."""
+        return (rows[:, None] + columns[None]).flatten(0, 1)
+
+
+def _attend(hidden: Tensor) -> Tensor | None:
+    """Keys that may be seen, a class token before them; None lets SDPA take its fast path."""
+    if not bool(hidden.any()):
+        return None
+    seen = torch.cat([torch.ones_like(hidden[:, :1]), ~hidden], 1)
+    return seen[:, None, None, :]
+
+
+def _init(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,224 @@
+"""CLEF as one object: a recording in, one embedding out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from rich.progress import track
+
+from openclef import artefact
+from openclef.artefact import Artefact, atomic
+from openclef.cohort.embeddings import TABLE, begin_embeddings, write_embeddings
+from openclef.cohort.store import Cohort
+from openclef.encoder.embed import Pooling, encode_and_pool
+from openclef.encoder.load import encoder_artefact, load_encoder
+from openclef.encoder.transformer import EncoderConfig, MaskedTransformer
+from openclef.errors import ArtefactError, OpenclefError
+from openclef.signal import open_recording, window_bounds_s, window_spectrogram
+from openclef.tokenizer.tokens import tokenize_window
+from openclef.tokenizer.train import TokenizerStage, load_tokenizer
+from openclef.tokenizer.vqgan import TokenizerConfig, Vqgan
+from openclef.training import checkpoint
+from openclef.types import Embedding, FloatArray, Recording, Spectrogram, Tokens
+
+WEIGHTS = "model.safetensors"
+
+
+class ModelConfig(BaseModel):
+    """What rebuilds a model. is_aligned: whether reports and records moved the encoder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tokenizer: TokenizerConfig
+    encoder: EncoderConfig
+    pooling: Pooling
+    is_aligned: bool
+
+
+class CLEF:
+    """Tokenizer and encoder with their pooling; made by `CLEF.from_pretrained(folder)`."""
+
+    def __init__(
+        self, config: ModelConfig, tokenizer: Vqgan, encoder: MaskedTransformer, *, model_hash: str
+    ) -> None:
+        self.config = config
+        self.tokenizer = tokenizer.eval()
+        self.encoder = encoder.eval()
+        self.hash = model_hash
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> CLEF:
+        """Load a `model/` folder as `openclef pack` writes it; every tensor must match.
+
+        Raises ArtefactError if the folder is not a complete model.
+        """
+        folder = Path(folder)
+        source = artefact.load(folder, kind="model")
+        config = ModelConfig.model_validate(source.config)
+        tokenizer, encoder = Vqgan(config.tokenizer), MaskedTransformer(config.encoder)
+        weights, _ = checkpoint.load_tensors(folder / WEIGHTS)
+        for module, prefix in ((tokenizer, "tokenizer"), (encoder, "encoder")):
+            own = checkpoint.take_prefix(weights, prefix)
+            checkpoint.load_weights(module, own, source=f"{folder / WEIGHTS} ({prefix})")
+        return cls(config, tokenizer, encoder, model_hash=source.hash)
+
+    def embed(self, recording: Recording | str | Path) -> Embedding:
+        """Embed one recording, as read (it is filtered here): a `Recording` or a file's path.
+
+        A long one is cut into windows of 1,280 s; its vector is the mean over them. Raises
+        RecordingError as the readers do, OpenclefError if nothing of it is visible.
+        """
+        if isinstance(recording, Recording):
+            windows: Iterable[Recording] = _cut(recording)
+        else:
+            windows = open_recording(Path(recording)).iter_windows()
+        starts, vectors, n_visible = [], [], 0
+        for window in windows:
+            spectrogram = window_spectrogram(window)
+            starts.append(window.start_s)
+            vectors.append(self.embed_spectrogram(spectrogram))
+            n_visible += int((~spectrogram.time_mask).sum())
+        if not n_visible:
+            raise OpenclefError("nothing is visible in this recording: every frame is hidden")
+        stacked = np.stack(vectors)
+        return Embedding(
+            vector=stacked.mean(axis=0),
+            windows=stacked,
+            window_starts_s=np.array(starts, dtype=np.float32),
+            model_hash=self.hash,
+        )
+
+    def tokenize(self, spectrogram: Spectrogram) -> Tokens:
+        """Tokens `[8, 256]` of one window of full length."""
+        return tokenize_window(self.tokenizer, spectrogram, tokenizer_hash=self.hash)
+
+    @torch.no_grad()
+    def embed_spectrogram(self, spectrogram: Spectrogram) -> FloatArray:
+        """Vector `[D]` of one window of full length."""
+        tokens = self.tokenize(spectrogram)
+        ids = torch.from_numpy(tokens.ids.astype(np.int64)).flatten()[None]
+        hidden = torch.from_numpy(tokens.mask).flatten()[None]
+        pooled = encode_and_pool(self.encoder, ids, hidden, how=self.config.pooling)
+        vector: FloatArray = pooled[0].numpy()
+        return vector
+
+    @torch.no_grad()
+    def reconstruct(self, tokens: Tokens) -> FloatArray:
+        """Decibels `[19, 128, 1280]` that the tokens of a window stand for."""
+        frames = np.repeat(tokens.mask[0], self.config.tokenizer.frames_per_token)
+        ids = torch.from_numpy(tokens.ids.astype(np.int64))[None]
+        power_db = self.tokenizer.reconstruct(ids, torch.from_numpy(frames)[None])
+        decoded: FloatArray = power_db[0].numpy()
+        return decoded
+
+
+def _cut(recording: Recording) -> Iterator[Recording]:
+    """Windows of 1,280 s of a recording in memory, by the rule of `window_bounds_s`."""
+    for start_s, stop_s in window_bounds_s(recording.duration_s):
+        first, last = (round(t * recording.sfreq_hz) for t in (start_s, stop_s))
+        gaps = tuple(
+            (max(a, start_s) - start_s, min(b, stop_s) - start_s)
+            for a, b in recording.gaps
+            if a < stop_s and b > start_s
+        )
+        signal_uv = recording.signal_uv[:, first:last]
+        yield replace(
+            recording, signal_uv=signal_uv, gaps=gaps, start_s=recording.start_s + start_s
+        )
+
+
+def embed_file(model: CLEF, path: Path, out: Path) -> Embedding:
+    """Embed one recording into the Parquet file `out`, one row a window; the file's name stays out.
+
+    Raises RecordingError as the readers do; `out` is then not written.
+    """
+    embedding = model.embed(path)
+    n_windows = len(embedding.windows)
+    write_embeddings(
+        out,
+        session_id=["S000001"] * n_windows,
+        window=np.arange(n_windows),
+        start_s=embedding.window_starts_s.astype(np.float64),
+        vectors=embedding.windows,
+        hashes={"model": embedding.model_hash},
+    )
+    return embedding
+
+
+def embed_cohort(model: CLEF, cohort: Cohort, out: Path, *, name: str = "clef") -> Artefact:
+    """Stage: model + cohort -> `embeddings/`, every window of every split."""
+    stage = begin_embeddings(out, model=name, inputs={"cohort": cohort.hash, "model": model.hash})
+    if stage.is_complete:
+        return stage
+    rows = track(cohort.windows["row"], f"embedding, {name}")
+    vectors = [model.embed_spectrogram(cohort.spectrogram(row)) for row in rows]
+    write_embeddings(
+        out / TABLE,
+        session_id=cohort.windows["session_id"].to_list(),
+        window=cohort.windows["window"].to_numpy(),
+        start_s=cohort.windows["start_s"].to_numpy(),
+        vectors=np.stack(vectors),
+        hashes=stage.inputs,
+    )
+    stage.finish([TABLE])
+    return stage
+
+
+def pack(tokenizer_folder: Path, encoder_folder: Path, out: Path, *, pooling: Pooling) -> Artefact:
+    """Stage: tokenizer + encoder (or aligned) -> `model/`, all that embedding needs.
+
+    Raises ArtefactError if the encoder was trained on tokens of another tokenizer.
+    """
+    tokenizer_source = artefact.load(tokenizer_folder, kind="tokenizer")
+    encoder_source = encoder_artefact(encoder_folder)
+    if encoder_source.inputs["tokenizer"] != tokenizer_source.hash:
+        raise ArtefactError(f"{encoder_folder}: trained on tokens of another tokenizer")
+    tokenizer, encoder = load_tokenizer(tokenizer_folder), load_encoder(encoder_folder)
+    config = ModelConfig(
+        tokenizer=TokenizerStage.model_validate(tokenizer_source.config).model,
+        encoder=encoder.config,
+        pooling=pooling,
+        is_aligned=encoder_source.kind == "aligned",
+    )
+    stage = artefact.begin(
+        out,
+        kind="model",
+        config=config.model_dump(mode="json"),
+        inputs={"tokenizer": tokenizer_source.hash, encoder_source.kind: encoder_source.hash},
+    )
+    if stage.is_complete:
+        return stage
+    checkpoint.save_tensors(
+        out / WEIGHTS,
+        {
+            **checkpoint.add_prefix(tokenizer.state_dict(), "tokenizer"),
+            **checkpoint.add_prefix(encoder.state_dict(), "encoder"),
+        },
+    )
+    with atomic(out / "README.md") as temporary:
+        temporary.write_text(_card(config, tokenizer, encoder))
+    stage.finish([WEIGHTS])
+    return stage
+
+
+def _card(config: ModelConfig, tokenizer: Vqgan, encoder: MaskedTransformer) -> str:
+    n_tokenizer, n_encoder = (sum(p.numel() for p in m.parameters()) for m in (tokenizer, encoder))
+    rows, columns = config.tokenizer.grid
+    aligned = (
+        "aligned with reports and records" if config.is_aligned else "masked reconstruction only"
+    )
+    return (
+        "# openclef model\n\n"
+        f"- input: 19 channels (10-20), windows of 1,280 s; tokens: {rows} x {columns}, "
+        f"{config.tokenizer.n_codes} codes\n"
+        f"- tokenizer: {n_tokenizer:,} parameters; encoder: {n_encoder:,} parameters, {aligned}\n"
+        f"- embedding: pooled by {config.pooling!r}\n"
+        "- not a medical device: for research, never for decisions about a patient\n\n"
+        "```python\nimport openclef\n\nmodel = openclef.CLEF.from_pretrained('this folder')\n"
+        "embedding = model.embed(openclef.read_recording('session.edf'))\n```\n"
+    )

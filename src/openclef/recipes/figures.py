@@ -1,0 +1,160 @@
+"""The run's own part of the report: loss curves, and one session as the model sees it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+from openclef import artefact
+from openclef.benchmark.report import Figure, Section
+from openclef.cohort.layouts import Source
+from openclef.cohort.store import Cohort
+from openclef.errors import RecordingError
+from openclef.model import CLEF
+from openclef.signal import open_recording, preprocess
+from openclef.types import CHANNELS, FloatArray, Recording, Spectrogram, Tokens
+
+SHOWN_CHANNELS = ("Fp1", "Fp2", "C3", "C4", "T3", "T4", "O1", "O2")
+WAVEFORM_S = 10.0
+
+
+def sections(source: Source, cohort: Cohort, out: Path) -> list[Section]:
+    """Sections for `benchmark/report.html` of the run in `out`."""
+    return [_losses(out), _session(source, cohort, CLEF.from_pretrained(out / "model"))]
+
+
+def _png(canvas: Canvas, caption: str, alt: str) -> Figure:
+    buffer = io.BytesIO()
+    # No software version in the file: the same run gives the same bytes.
+    canvas.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return Figure(data=buffer.getvalue(), caption=caption, alt=alt)
+
+
+def _losses(out: Path) -> Section:
+    stages = {"tokenizer": "tokenizer", "encoder": "encoder", "aligned": "aligned"}
+    present = {name: kind for name, kind in stages.items() if (out / name).exists()}
+    canvas = Canvas(figsize=(4 * len(present), 3), layout="constrained")
+    axes = canvas.subplots(1, len(present), squeeze=False)[0]
+    told = []
+    for axis, (name, kind) in zip(axes, present.items(), strict=True):
+        rows = artefact.load(out / name, kind=kind).metrics()
+        for split, style in (("train", {"alpha": 0.6}), ("tuning", {"marker": "o", "ms": 3})):
+            points = [(row["step"], row["loss"]) for row in rows if row["split"] == split]
+            if points:
+                axis.plot(*zip(*points, strict=True), label=split, **style)
+        axis.set(title=name, xlabel="step", ylabel="loss")
+        axis.legend(frameon=False)
+        last = [row for row in rows if row["split"] == "tuning"]
+        if last:
+            best = min(last, key=lambda row: float(row["loss"]))
+            told.append(
+                f"{name}: loss {best['loss']:.3f} on tuning patients at step {best['step']}"
+            )
+    return Section(
+        title="Training",
+        text="The weights kept are the moving average that was best on tuning patients; their "
+        "loss there: " + "; ".join(told) + ".",
+        figures=[_png(canvas, "Loss of each stage.", "Line plots of training and tuning loss.")],
+    )
+
+
+def _session(source: Source, cohort: Cohort, model: CLEF) -> Section:
+    """One held-out session: waveform, spectrogram, tokens and what the tokens keep."""
+    held_out = cohort.sessions.filter(pl.col("split") == "held_out").row(0, named=True)
+    name = held_out["session_id"]
+    row = cohort.windows.filter(pl.col("session_id") == name)["row"][0]
+    spectrogram = cohort.spectrogram(row)
+    tokens = model.tokenize(spectrogram)
+    decoded = model.reconstruct(tokens)
+    shown = ~spectrogram.time_mask
+    present = ~spectrogram.channel_mask
+    error_db = np.abs(decoded - np.clip(spectrogram.power_db, -40, 40))[present][..., shown].mean()
+    figures = []
+    recording = _waveform(source.root / held_out["path"])
+    if recording is not None:
+        figures.append(_draw_waveform(recording, name))
+    figures.append(_draw_tokens(spectrogram, tokens, decoded, name))
+    lost = "" if recording is not None else " Its recording is no longer there to draw."
+    return Section(
+        title="One session",
+        text=f"Session {name}, of a held-out patient: {present.sum()} of {len(CHANNELS)} channels, "
+        f"{shown.sum()} s visible. Mean absolute error of the reconstruction: {error_db:.2f} dB."
+        + lost,
+        figures=figures,
+    )
+
+
+def _waveform(path: Path) -> Recording | None:
+    try:
+        return preprocess(next(iter(open_recording(path).iter_windows())))
+    except RecordingError:
+        return None
+
+
+def _draw_waveform(recording: Recording, name: str) -> Figure:
+    n_times = int(min(WAVEFORM_S, recording.duration_s) * recording.sfreq_hz)
+    first = max(0, (recording.signal_uv.shape[1] - n_times) // 2)
+    shown = [c for c in SHOWN_CHANNELS if not recording.channel_mask[CHANNELS.index(c)]]
+    traces = recording.signal_uv[[CHANNELS.index(c) for c in shown], first : first + n_times]
+    gap_uv = max(20.0, 6 * float(np.median(traces.std(axis=1))))
+    times_s = (first + np.arange(n_times)) / recording.sfreq_hz
+    canvas = Canvas(figsize=(10, 3.5), layout="constrained")
+    axis = canvas.subplots()
+    for i, trace in enumerate(traces):
+        axis.plot(times_s, trace - i * gap_uv, lw=0.6, color="#1f4e79")
+    axis.set(xlabel="time (s)", yticks=-gap_uv * np.arange(len(shown)), yticklabels=shown)
+    axis.set_title(
+        f"{WAVEFORM_S:g} s of session {name}, channels {gap_uv:.0f} uV apart", fontsize=10
+    )
+    axis.margins(x=0)
+    return _png(canvas, "Waveform, filtered.", f"EEG traces of {len(shown)} channels.")
+
+
+def _draw_tokens(
+    spectrogram: Spectrogram, tokens: Tokens, decoded: FloatArray, name: str
+) -> Figure:
+    present = np.flatnonzero(~spectrogram.channel_mask)
+    n_shown = int(np.flatnonzero(~spectrogram.time_mask).max(initial=0)) + 1
+    original = np.clip(spectrogram.power_db[..., :n_shown], -40, 40)
+    decoded = decoded[..., :n_shown]
+    left = [i for i in present if CHANNELS[i][-1] in "1357"]
+    right = [i for i in present if CHANNELS[i][-1] in "2468"]
+    canvas = Canvas(figsize=(10, 9), layout="constrained")
+    axes = canvas.subplots(5, 1)
+    extent = (0, n_shown, 0, 32)
+    low, high = np.percentile(original[present], (2, 98))
+
+    def draw(axis: Axes, image: FloatArray, title: str, **style: Any) -> None:
+        drawn = axis.imshow(
+            image, origin="lower", aspect="auto", extent=extent, interpolation="nearest", **style
+        )
+        axis.set(title=title, ylabel="Hz")
+        canvas.colorbar(drawn, ax=axis, pad=0.01)
+
+    power = {"cmap": "viridis", "vmin": low, "vmax": high}
+    draw(axes[0], original[present].mean(0), f"Session {name}: mean over channels (dB)", **power)
+    draw(axes[1], decoded[present].mean(0), "The same, decoded from its tokens (dB)", **power)
+    side = {"cmap": "RdBu_r", "vmin": -10.0, "vmax": 10.0}
+    draw(axes[2], original[left].mean(0) - original[right].mean(0), "Left minus right (dB)", **side)
+    draw(axes[3], decoded[left].mean(0) - decoded[right].mean(0), "The same, decoded (dB)", **side)
+    ids = np.where(tokens.mask, np.nan, tokens.ids.astype(float))
+    n_columns = -(-n_shown * ids.shape[1] // len(spectrogram.time_mask))
+    draw(
+        axes[4],
+        ids[:, :n_columns],
+        f"Tokens, {ids.shape[0]} x {ids.shape[1]} (code number)",
+        cmap="twilight",
+    )
+    axes[4].set_xlabel("time (s)")
+    return _png(
+        canvas,
+        "Spectrogram, tokens and their reconstruction.",
+        "Five images over time and frequency: original and decoded mean power, original and "
+        "decoded left-right difference, and token numbers.",
+    )

@@ -1,0 +1,125 @@
+"""All stages in order on one data set: what `openclef run` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from openclef.alignment.train import align, has_clinical_data
+from openclef.benchmark.rivals.handcrafted import embed_handcrafted
+from openclef.benchmark.runner import benchmark
+from openclef.cohort.ingest import IngestConfig, ingest
+from openclef.cohort.layouts import Source
+from openclef.cohort.store import Cohort
+from openclef.encoder.embed import embed_tokens
+from openclef.encoder.train import train_encoder
+from openclef.errors import OpenclefError
+from openclef.model import pack
+from openclef.recipes import figures
+from openclef.recipes.recipe import Recipe
+from openclef.tokenizer.tokens import TokenTable, tokenize_cohort
+from openclef.tokenizer.train import train_tokenizer
+from openclef.types import SPLITS
+
+COHORT = "cohort"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a run left its report, its model, and what the terminal shows at the end."""
+
+    report: Path
+    model: Path
+    results: pl.DataFrame
+    n_sessions: int
+    n_errors: int
+    is_aligned: bool
+
+
+def check_output(out: Path) -> None:
+    """Refuse a folder that holds anything but an earlier run."""
+    if out.exists() and not out.is_dir():
+        raise OpenclefError(f"{out}: is a file; give a folder for the run")
+    if out.exists() and any(out.iterdir()) and not (out / COHORT).exists():
+        raise OpenclefError(
+            f"{out}: not empty and not an earlier run; choose another output folder"
+        )
+
+
+def run(
+    source: Source,
+    out: Path,
+    *,
+    recipe: Recipe,
+    ingest_config: IngestConfig,
+    n_workers: int,
+    say: Callable[[str], None],
+) -> RunResult:
+    """Ingest, train, align where there is something to align with, pack, embed and benchmark.
+
+    Stages that are complete in `out` are not done again; an interrupted one resumes. `say` takes
+    one line of progress at a time.
+    """
+    say(f"ingest: {len(source.sessions)} recordings, layout {source.layout}")
+    folder = out / COHORT
+    try:
+        ingest(source, folder, config=ingest_config, n_workers=n_workers)
+    except OpenclefError:
+        if out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
+        raise
+    cohort = Cohort(folder)
+    n_errors = cohort.table("errors").height
+    if n_errors:
+        say(f"  {n_errors} recordings could not be read: {folder / 'errors.parquet'}")
+    patients = cohort.sessions.group_by("split").agg(pl.col("subject_id").n_unique())
+    counts = dict(patients.iter_rows())
+    say("  patients: " + ", ".join(f"{name} {counts[name]}" for name in SPLITS))
+
+    say("train tokenizer")
+    train_tokenizer(cohort, out / "tokenizer", config=recipe.tokenizer)
+    say("tokenize")
+    tokenize_cohort(cohort, out / "tokenizer", out / "tokens")
+    tokens = TokenTable(out / "tokens", cohort)
+
+    say("train encoder: masked reconstruction")
+    train_encoder(tokens, out / "encoder", config=recipe.encoder)
+    untrained = recipe.encoder.train.model_copy(update={"n_steps": 0})
+    control = recipe.encoder.model_copy(update={"train": untrained})
+    train_encoder(tokens, out / "encoder_untrained", config=control)
+
+    encoders = {"clef_reconstruction": out / "encoder", "clef_untrained": out / "encoder_untrained"}
+    is_aligned = has_clinical_data(cohort)
+    if is_aligned:
+        say("train align: reports and records")
+        align(cohort, tokens, out / "encoder", out / "aligned", config=recipe.alignment)
+        encoders = {"clef_aligned": out / "aligned", **encoders}
+    else:
+        say("train align: skipped, this data set has neither reports nor health records")
+    main = next(iter(encoders.values()))
+    say("pack")
+    pack(out / "tokenizer", main, out / "model", pooling=recipe.pooling)
+
+    say("embed: " + ", ".join(encoders) + " and hand-crafted baselines")
+    embeddings = []
+    for name, encoder in encoders.items():
+        where = out / "embeddings" / name
+        embed_tokens(encoder, tokens, where, model=name, pooling=recipe.pooling)
+        embeddings.append(where)
+    embeddings += embed_handcrafted(cohort, out / "embeddings")
+
+    say("benchmark")
+    bench = out / "benchmark"
+    sections = [] if (bench / "manifest.json").exists() else figures.sections(source, cohort, out)
+    benchmark(folder, embeddings, bench, config=recipe.benchmark, extra_sections=sections)
+    return RunResult(
+        report=bench / "report.html",
+        model=out / "model",
+        results=pl.read_parquet(bench / "results.parquet"),
+        n_sessions=cohort.sessions.height,
+        n_errors=n_errors,
+        is_aligned=is_aligned,
+    )

@@ -1,0 +1,26 @@
+"""What a recipe fixes: every stage from splits to benchmark."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from openclef.alignment.train import AlignmentStage
+from openclef.benchmark.runner import BenchmarkConfig
+from openclef.cohort.splits import SplitConfig
+from openclef.encoder.embed import Pooling
+from openclef.encoder.train import EncoderStage
+from openclef.tokenizer.train import TokenizerStage
+
+
+class Recipe(BaseModel):
+    """The whole configuration of `openclef run`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    splits: SplitConfig
+    tokenizer: TokenizerStage
+    encoder: EncoderStage
+    alignment: AlignmentStage
+    pooling: Pooling
+    benchmark: BenchmarkConfig
