@@ -95,7 +95,7 @@ class MaskedTransformer(nn.Module):
             self.decoder_column_position,
             self.class_token,
         ):
-            nn.init.trunc_normal_(position, std=0.02)
+            nn.init.trunc_normal_(position, std=width**-0.5)
 
     def encode(self, ids_BL: Tensor, kept_BK: Tensor, kept_hidden: Tensor) -> Tensor:
         """Encode the kept tokens: (class token first) `[B, 1 + K, D]`.
@@ -159,7 +159,10 @@ def _attend(hidden: Tensor) -> Tensor | None:
 
 
 def _init(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
+    if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
+    if isinstance(module, nn.Embedding):
+        # Rows of unit norm. The output table is detached and so cannot grow: at MAGE's .02 and a
+        # small width the logits would start, and long remain, too flat to fit anything [U].
+        nn.init.trunc_normal_(module.weight, std=module.embedding_dim**-0.5)

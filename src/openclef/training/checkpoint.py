@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -31,7 +31,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as handle:
             notes = json.loads((handle.metadata() or {}).get("notes", "{}"))
         return load_file(path), notes
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ArtefactError(f"{path}: cannot be read as weights ({error})") from error
 
 

@@ -1,0 +1,1 @@
+"""Rivals: other ways to turn a session into a vector, written as embeddings artefacts."""

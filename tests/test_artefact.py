@@ -1,0 +1,82 @@
+import json
+
+import pytest
+
+from openclef import artefact
+from openclef.errors import ArtefactError
+
+
+def make(folder, **config):
+    return artefact.begin(folder, kind="thing", config=config, inputs={"from": "abc"})
+
+
+def test_manifest_comes_last_and_means_complete(tmp_path):
+    stage = make(tmp_path / "a", size=3)
+    assert (stage.folder / "config.json").exists()
+    assert not stage.is_complete
+    with pytest.raises(ArtefactError, match="not complete"):
+        artefact.load(stage.folder, kind="thing")
+    (stage.folder / "data.txt").write_text("x")
+    stage.finish(["data.txt"])
+    assert artefact.load(stage.folder, kind="thing").hash == stage.hash
+
+
+def test_another_configuration_is_refused_and_named(tmp_path):
+    make(tmp_path / "a", model={"width": 3})
+    with pytest.raises(ArtefactError, match=r"config.model.width: 3 there, 4 asked"):
+        make(tmp_path / "a", model={"width": 4})
+
+
+def test_another_kind_is_refused(tmp_path):
+    stage = make(tmp_path / "a")
+    stage.finish([])
+    with pytest.raises(ArtefactError, match="is a thing artefact, expected model"):
+        artefact.load(stage.folder, kind="model")
+
+
+def test_a_foreign_folder_is_never_written_to(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ArtefactError, match="not empty"):
+        make(tmp_path)
+
+
+def test_hash_depends_on_data_config_and_inputs(tmp_path):
+    hashes = set()
+    for name, config, text in (("a", 1, "x"), ("b", 2, "x"), ("c", 1, "y"), ("d", 1, "x")):
+        stage = make(tmp_path / name, n=config)
+        (stage.folder / "data").write_text(text)
+        stage.finish(["data"])
+        hashes.add(stage.hash)
+    assert len(hashes) == 3
+
+
+def test_atomic_leaves_nothing_after_a_failure(tmp_path):
+    def fail():
+        with artefact.atomic(tmp_path / "f.txt") as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_metrics_survive_a_row_cut_short(tmp_path):
+    stage = make(tmp_path / "a")
+    stage.log(step=1, loss=0.5)
+    with (stage.folder / "metrics.jsonl").open("a") as handle:
+        handle.write('{"step": 2, "lo')
+    assert stage.metrics() == [{"step": 1, "loss": 0.5}]
+
+
+def test_too_little_disk_is_told_before_the_start(tmp_path):
+    with pytest.raises(ArtefactError, match="GiB free"):
+        artefact.check_free_disk(tmp_path / "not" / "yet", 2**60)
+
+
+def test_manifest_is_json_with_versions(tmp_path):
+    stage = make(tmp_path / "a")
+    stage.finish([])
+    manifest = json.loads((stage.folder / "manifest.json").read_text())
+    assert manifest["inputs"] == {"from": "abc"}
+    assert "openclef" in manifest["versions"]
