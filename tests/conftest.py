@@ -16,3 +16,40 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} does not exist; set OPENCLEF_DATA")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _a_site_key_of_the_tests_own() -> None:
+    """No test reads or makes the user's own key."""
+    os.environ["OPENCLEF_SITE_KEY"] = "ab" * 32
+
+
+@pytest.fixture(scope="session")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated hospital of 24 patients with sessions of 64 s."""
+    from openclef.simulate import SimulationConfig, simulate
+
+    folder = tmp_path_factory.mktemp("simulated") / "hospital"
+    config = SimulationConfig(n_patients=24, seed=3, duration_s=64)
+    simulate(folder, config=config, n_workers=2, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_run(hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny recipe run over that hospital; tests only read it."""
+    from openclef.cohort.ingest import IngestConfig
+    from openclef.cohort.layouts import read_source
+    from openclef.recipes import get_recipe, pipeline
+
+    out = tmp_path_factory.mktemp("run") / "run"
+    recipe = get_recipe("tiny")
+    pipeline.run(
+        read_source(hospital),
+        out,
+        recipe=recipe,
+        ingest_config=IngestConfig(splits=recipe.splits),
+        n_workers=2,
+        say=lambda _: None,
+    )
+    return out

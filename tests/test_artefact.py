@@ -30,7 +30,7 @@ def test_another_configuration_is_refused_and_named(tmp_path):
 def test_another_kind_is_refused(tmp_path):
     stage = make(tmp_path / "a")
     stage.finish([])
-    with pytest.raises(ArtefactError, match="is a thing artefact, expected model"):
+    with pytest.raises(ArtefactError, match="holds another artefact, thing, not model"):
         artefact.load(stage.folder, kind="model")
 
 

@@ -8,5 +8,7 @@ def test_choose_returns_what_is_allowed():
 
 
 def test_choose_names_given_allowed_and_nearest():
-    with pytest.raises(OpenclefError, match=r"unknown recipe 'dmo'; allowed: demo, tiny; did you mean 'demo'\?"):
+    with pytest.raises(
+        OpenclefError, match=r"unknown recipe 'dmo'; allowed: demo, tiny; did you mean 'demo'\?"
+    ):
         choose("dmo", ["tiny", "demo"], "recipe")

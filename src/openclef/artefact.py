@@ -165,7 +165,7 @@ def load(folder: Path, *, kind: str) -> Artefact:
         raise ArtefactError(f"{folder}: no {kind} artefact here (no config.json)")
     identity = json.loads(path.read_text())
     if identity.get("kind") != kind:
-        raise ArtefactError(f"{folder}: is a {identity.get('kind')} artefact, expected {kind}")
+        raise ArtefactError(f"{folder}: holds another artefact, {identity.get('kind')}, not {kind}")
     artefact = Artefact(folder, kind, identity["config"], identity["inputs"])
     if not artefact.is_complete:
         raise ArtefactError(

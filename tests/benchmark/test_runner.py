@@ -253,7 +253,7 @@ def test_embeddings_that_do_not_fit_are_refused(
         ([short], f"{n_lost} of .* sessions outside the train split are missing"),
         ([infinite], "infinite"),
         ([*paths, twin], "'noise' is taken"),
-        ([cohort.folder], "is a cohort artefact, expected embeddings"),
+        ([cohort.folder], "holds another artefact, cohort, not embeddings"),
     ]
     for given, words in cases:
         with pytest.raises(OpenclefError, match=words):

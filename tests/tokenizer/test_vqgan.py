@@ -121,17 +121,21 @@ def test_training_lowers_the_loss_and_reaches_every_weight():
     torch.manual_seed(0)
     objective = TokenizerObjective(SMALL, TokenizerLossConfig(channel_dropout=0.2))
     optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
-    batch = window(n_frames=160)
-    batch["power_db"] = 20 * batch["power_db"][:, :, :8, :1].sign().repeat_interleave(16, 2).expand(
-        -1, -1, -1, 160
-    )
+    # Blocks of 16 bins by 20 frames, on or off, alike in all channels of a window.
+    blocks = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)).sign()
+    batch = {
+        "power_db": 10
+        * blocks.repeat_interleave(16, 2).repeat_interleave(20, 3).expand(4, 19, -1, -1),
+        "channel_mask": torch.zeros(4, 19, dtype=torch.bool),
+        "time_mask": torch.zeros(4, 160, dtype=torch.bool),
+    }
     losses = []
     for step in range(40):
         optimizer.zero_grad()
         result = objective.losses(batch, torch.Generator().manual_seed(step))
         result["loss"].backward()
         if step == 1:  # at step 0 the zero-initialised convolutions block their branch
-            assert all(p.grad is not None and p.grad.any() for p in objective.parameters())
+            assert [n for n, p in objective.named_parameters() if not p.grad.any()] == []
         optimizer.step()
         losses.append(float(result["loss"].detach()))
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.75 * losses[0]

@@ -79,11 +79,12 @@ class AlignmentObjective(nn.Module):
             rng=rng,
         )
         eeg, subject = self.project_eeg(pooled).float(), batch["subject"]
-        has_text, has_codes = batch["has_text"], batch["has_codes"]
-        text = self.text_tower(batch["text"][has_text], batch["text_hidden"][has_text])
-        ehr = self.ehr_tower(batch["codes"][has_codes])
-        text_loss, text_top1 = self._contrast(eeg, self.project_text(text), has_text, subject)
-        ehr_loss, ehr_top1 = self._contrast(eeg, self.project_ehr(ehr), has_codes, subject)
+        text_loss, text_top1 = self._contrast(
+            eeg, self._embed_text(batch), batch["has_text"], subject
+        )
+        ehr_loss, ehr_top1 = self._contrast(
+            eeg, self._embed_ehr(batch), batch["has_codes"], subject
+        )
         loss = self.config.text_weight * text_loss + self.config.ehr_weight * ehr_loss
         return {
             "loss": loss,
@@ -92,6 +93,24 @@ class AlignmentObjective(nn.Module):
             "text_top1": text_top1,
             "ehr_top1": ehr_top1,
         }
+
+    def _embed_text(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Reports of the sessions that have one, `[n, dim]`."""
+        present = batch["has_text"]
+        if not present.any():
+            return self.project_text.weight.new_zeros(0, self.config.dim)
+        embedded: Tensor = self.project_text(
+            self.text_tower(batch["text"][present], batch["text_hidden"][present])
+        )
+        return embedded
+
+    def _embed_ehr(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Records of the sessions whose patient has one, `[n, dim]`."""
+        present = batch["has_codes"]
+        if not present.any():
+            return self.project_ehr.weight.new_zeros(0, self.config.dim)
+        embedded: Tensor = self.project_ehr(self.ehr_tower(batch["codes"][present]))
+        return embedded
 
     def _contrast(
         self, eeg: Tensor, other: Tensor, present: Tensor, subject: Tensor

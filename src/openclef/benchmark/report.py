@@ -127,7 +127,10 @@ def write_report(
         groups=_by_category(_rows(results)),
         means=_mean_rows(results),
         forest=_forest(results),
-        comparisons=comparisons.to_dicts(),
+        comparisons={
+            name: rows.to_dicts()
+            for (name,), rows in comparisons.group_by("task", maintain_order=True)
+        },
         balance=_balance_rows(balance),
         sections=[
             {"title": s.title, "paragraphs": s.text.split("\n\n"), "figures": s.figures}
@@ -201,7 +204,7 @@ def _number(value: float | None, digits: int = 2) -> str:
         return ""
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
-    return f"{value:.{digits}f}"
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # the sum turns -0.0 into 0.0
 
 
 def _standing(results: pl.DataFrame, comparisons: pl.DataFrame) -> list[dict[str, Any]]:
@@ -249,7 +252,7 @@ def _forest(results: pl.DataFrame) -> Figure | None:
     rows = [row for row in _rows(results) if row["cells"][0]["value"] is not None]
     if not rows:
         return None
-    height = 1.2 + len(rows) * max(0.3, 0.11 * len(models) + 0.08)
+    height = 1.2 + len(rows) * max(0.25, 0.085 * len(models) + 0.08)
     with rc_context({"svg.hashsalt": "openclef", "svg.fonttype": "path", "font.size": 9}):
         canvas = Canvas(figsize=(8, height), layout="constrained")
         axes = canvas.add_subplot()

@@ -32,6 +32,12 @@ class EncoderStage(BaseModel):
     n_validation: int = Field(64, gt=0)
 
 
+def _code_counts(tokens: TokenTable, rows: np.ndarray, n_codes: int) -> torch.Tensor:
+    """How often each code is visible in the given windows, `[n_codes]`."""
+    visible = tokens.ids[rows][~tokens.hidden[rows]]
+    return torch.from_numpy(np.bincount(visible, minlength=n_codes))
+
+
 def train_encoder(tokens: TokenTable, out: Path, *, config: EncoderStage) -> Artefact:
     """Train, keep the weights that are best on tuning patients, and write `out`."""
     n_codes = int(tokens.ids.max(initial=0)) + 1
@@ -51,6 +57,7 @@ def train_encoder(tokens: TokenTable, out: Path, *, config: EncoderStage) -> Art
     torch.manual_seed(config.train.seed)
     objective = MaskedReconstruction(config.model, config.loss)
     train_rows = tokens.rows("train")
+    objective.model.start_from_frequencies(_code_counts(tokens, train_rows, config.model.n_codes))
     tuning_rows = tokens.rows("tuning")[: config.n_validation]
 
     def load_batch(indices: np.ndarray, _: np.random.Generator) -> Batch:

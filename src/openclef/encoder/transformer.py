@@ -97,6 +97,15 @@ class MaskedTransformer(nn.Module):
         ):
             nn.init.trunc_normal_(position, std=width**-0.5)
 
+    @torch.no_grad()
+    def start_from_frequencies(self, counts_V: Tensor) -> None:
+        """Start the output bias at the codes' log frequencies (add-one), `counts_V` `[n_codes]`.
+
+        Training then starts at the unigram's cross-entropy instead of learning it [U].
+        """
+        shares = (counts_V + 1).double() / (counts_V + 1).sum()
+        self.code_bias.copy_(torch.log(shares))
+
     def encode(self, ids_BL: Tensor, kept_BK: Tensor, kept_hidden: Tensor) -> Tensor:
         """Encode the kept tokens: (class token first) `[B, 1 + K, D]`.
 

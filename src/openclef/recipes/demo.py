@@ -2,7 +2,7 @@
 
 Paper: arXiv 2605.10817. Command: `openclef demo --out runs/demo`, or `openclef run SRC --recipe
 demo --out RUN`. What shrinks against the paper: 1,024 codes for 8,192; widths; 4 + 1 layers for
-12 + 8; a sentence encoder with 2-layer towers for T5 with 4; 512 random tokens of each window in
+12 + 8; a sentence encoder with 2-layer towers for T5 with 4; 256 random tokens of each window in
 alignment; steps by the hundred. What stays: 2,048 tokens of the whole session, masking, losses,
 order of the stages. Expected time and scores: results/.
 """
@@ -27,7 +27,7 @@ from openclef.training.optim import OptimConfig
 
 def recipe() -> Recipe:
     """The demo's whole configuration."""
-    tokenizer = TokenizerConfig(widths=(48, 96, 96), n_codes=1024)
+    tokenizer = TokenizerConfig(widths=(48, 96, 96), n_codes=1024, codebook_decay=0.9)
     encoder = EncoderConfig(
         n_codes=tokenizer.n_codes,
         grid=tokenizer.grid,
@@ -43,8 +43,8 @@ def recipe() -> Recipe:
         tokenizer=TokenizerStage(
             model=tokenizer,
             train=TrainConfig(
-                n_steps=100,
-                batch_size=8,
+                n_steps=150,
+                batch_size=4,
                 precision="bf16",
                 optim=OptimConfig(lr=1e-3, weight_decay=1e-4),
             ),
@@ -64,7 +64,7 @@ def recipe() -> Recipe:
         ),
         alignment=AlignmentStage(
             model=AlignmentConfig(
-                n_keep=512,
+                n_keep=256,
                 text=TextTowerConfig(width=128, n_heads=4, n_layers=2),
                 ehr=EhrTowerConfig(width=128, n_heads=4, n_layers=2),
             ),

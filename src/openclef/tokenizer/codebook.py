@@ -7,11 +7,42 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class LatentNorm(nn.Module):
+    """Standardise each dimension over the visible tokens: by the batch in training, later by the
+    moving statistics, kept as the codebook's are.
+
+    Cosine codes need it: without it a shift that all latents share turns them all the same way,
+    one code serves them all, and its commitment keeps it so (docs/log.md, 2026-11-23).
+    """
+
+    mean: Tensor
+    variance: Tensor
+    is_initialised: Tensor
+
+    def __init__(self, dim: int, *, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("variance", torch.ones(dim))
+        self.register_buffer("is_initialised", torch.tensor(False))
+
+    def forward(self, z: Tensor, visible: Tensor) -> Tensor:
+        """Latents `[.., D]` standardised; `visible` `[..]` are those that count."""
+        mean, variance = self.mean, self.variance
+        if self.training and int(visible.sum()) > 1:
+            mean, variance = z[visible].mean(0), z[visible].var(0)
+            weight = 1 - self.decay if self.is_initialised else 1.0
+            self.mean.lerp_(mean.detach(), weight)
+            self.variance.lerp_(variance.detach(), weight)
+            self.is_initialised.fill_(True)
+        return (z - mean) * torch.rsqrt(variance + 1e-6)
+
+
 class Codebook(nn.Module):
     """`n_codes` unit vectors of `code_dim`, EMA-updated (paper.md: 8,192 x 32, L2-normalised [C]).
 
-    The first training batch initialises the codes with its own vectors; a code that is used less
-    than `restart_below` times a step, averaged, is set anew to a vector of the current batch.
+    The first training batch initialises the codes with its own vectors; a code whose use falls
+    below `restart_below` of the average one is set anew to a vector of the current batch.
     """
 
     codes: Tensor
@@ -20,7 +51,7 @@ class Codebook(nn.Module):
     is_initialised: Tensor
 
     def __init__(
-        self, n_codes: int, code_dim: int, *, decay: float = 0.99, restart_below: float = 0.05
+        self, n_codes: int, code_dim: int, *, decay: float = 0.99, restart_below: float = 0.1
     ) -> None:
         super().__init__()
         self.decay, self.restart_below = decay, restart_below
@@ -31,14 +62,14 @@ class Codebook(nn.Module):
         self.register_buffer("is_initialised", torch.tensor(False))
 
     def nearest(self, z: Tensor) -> Tensor:
-        """Index of the most similar code of each vector: `[N, code_dim]` -> `[N]` int64."""
+        """Index of the most similar code of each unit vector: `[.., code_dim]` -> `[..]` int64."""
         with torch.autocast(z.device.type, enabled=False):
-            return torch.argmax(F.normalize(z.float(), dim=-1) @ self.codes.T, dim=-1)
+            return torch.argmax(z @ self.codes.T, dim=-1)
 
     def forward(self, z: Tensor, visible: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Quantise unit vectors `z` `[N, code_dim]`; returns (codes `[N, code_dim]`, ids `[N]`).
+        """Quantise unit vectors `z` `[.., code_dim]`; returns (codes `[.., code_dim]`, ids `[..]`).
 
-        Only `visible` `[N]` (True = counts) vectors move the codebook, and only in training.
+        Only `visible` `[..]` (True = counts) vectors move the codebook, and only in training.
         """
         if self.training and not self.is_initialised:
             self._initialise(z.detach()[visible], rng)
@@ -56,7 +87,8 @@ class Codebook(nn.Module):
         if len(z) == 0:
             return
         self.codes.copy_(self._draw(z, len(self.codes), rng))
-        self.sums.copy_(self.codes)
+        self.usage.fill_(len(z) / len(self.codes))
+        self.sums.copy_(self.codes * self.usage[:, None])
         self.is_initialised.fill_(True)
 
     @torch.no_grad()
@@ -67,10 +99,11 @@ class Codebook(nn.Module):
         totals = torch.zeros_like(self.sums).index_add_(0, ids, z)
         self.usage.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(totals, 1 - self.decay)
-        dead = torch.nonzero(self.usage < self.restart_below).squeeze(-1)
+        average = self.usage.mean()
+        dead = torch.nonzero(self.usage < self.restart_below * average).squeeze(-1)
         if len(dead):
-            self.sums[dead] = self._draw(z, len(dead), rng)
-            self.usage[dead] = 1.0
+            self.sums[dead] = self._draw(z, len(dead), rng) * average
+            self.usage[dead] = average
         self.codes.copy_(F.normalize(self.sums, dim=-1))
 
 
