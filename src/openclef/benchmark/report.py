@@ -17,6 +17,8 @@ from typing import Any
 
 import jinja2
 import polars as pl
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from openclef import artefact
@@ -72,24 +74,37 @@ def closing_table(results: pl.DataFrame) -> Table:
     """
     models = _models(results)
     table = Table(
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
         title="AUROC (95% interval of the first model), by patient",
         caption="* best of the row; " + ", ".join(results["protocol"].unique()),
     )
-    table.add_column("task")
-    table.add_column("n+ / n-", justify="right")
+    table.add_column("task", no_wrap=True)
+    table.add_column("n+ / n-", justify="right", no_wrap=True)
     for model in models:
-        table.add_column(model, justify="right")
+        table.add_column(model.replace("_", "\n"), justify="right", no_wrap=True)
     for category, rows in _by_category(_rows(results)).items():
         table.add_section()
         table.add_row(f"[bold]{category}[/bold]")
         for row in rows:
             cells = [_cell(cell, with_interval=not i) for i, cell in enumerate(row["cells"])]
+            if row["cells"][0]["value"] is None:
+                cells = [TOO_FEW]
             table.add_row(f"  {row['task']}", f"{row['n_pos']} / {row['n_neg']}", *cells)
     table.add_section()
     for row in _mean_rows(results):
-        name = f"mean, {row['category']} ({row['n_tasks']} tasks)"
+        name = f"mean {row['category']} ({row['n_tasks']} tasks)"
         table.add_row(name, "", *(_cell(cell, with_interval=False) for cell in row["cells"]))
     return table
+
+
+def print_closing_table(results: pl.DataFrame) -> None:
+    """Print the closing table, at least as wide as it needs to be read."""
+    console = Console()
+    table = closing_table(results)
+    needed = console.measure(table, options=console.options.update_width(400)).maximum
+    console.width = max(console.width, needed)
+    console.print(table)
 
 
 def write_report(

@@ -20,12 +20,11 @@ def benchmark(
 ) -> None:
     """Probe frozen embeddings on every task of a cohort, with matched controls."""
     import polars as pl
-    from rich.console import Console
 
-    from openclef.benchmark.report import closing_table
+    from openclef.benchmark.report import print_closing_table
     from openclef.benchmark.runner import benchmark as probe
     from openclef.recipes import get_recipe
 
     probe(cohort, embeddings, out, config=get_recipe(recipe_name).benchmark)
-    Console().print(closing_table(pl.read_parquet(out / "results.parquet")))
+    print_closing_table(pl.read_parquet(out / "results.parquet"))
     typer.echo(f"report: {out / 'report.html'}")

@@ -53,11 +53,9 @@ def run(
 
 def show(result: RunResult) -> None:
     """The closing table, and where to look."""
-    from rich.console import Console
+    from openclef.benchmark.report import print_closing_table
 
-    from openclef.benchmark.report import closing_table
-
-    Console().print(closing_table(result.results))
+    print_closing_table(result.results)
     typer.echo(
         f"{result.n_sessions} sessions, {result.n_errors} recordings could not be read, "
         f"{'aligned with reports and records' if result.is_aligned else 'not aligned'}"
