@@ -10,11 +10,12 @@ import pytest
 import openclef
 
 PACKAGE = Path(openclef.__file__).parent
-BASE = {"types", "errors", "artefact"}
+BASE = {"types", "errors", "artefact", "workers"}
 ALLOWED = {
     "types": set(),
     "errors": set(),
     "artefact": {"errors"},
+    "workers": set(),
     "clinical": BASE,
     "signal": BASE,
     "training": BASE,

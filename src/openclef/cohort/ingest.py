@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +31,7 @@ from openclef.cohort.splits import SplitConfig, assign_splits
 from openclef.cohort.store import ARRAY_SHAPE
 from openclef.errors import OpenclefError, RecordingError
 from openclef.signal import crop, open_recording, window_bounds_s, window_spectrogram
+from openclef.workers import worker_pool
 
 BYTES_PER_WINDOW = 2 * int(np.prod(ARRAY_SHAPE))
 
@@ -134,18 +134,13 @@ def _check_patients(sessions: Iterable[SourceSession]) -> None:
             )
 
 
-def _pool(n_workers: int) -> ProcessPoolExecutor:
-    # Spawned, not forked: threads of numerical libraries do not survive a fork.
-    return ProcessPoolExecutor(n_workers, multiprocessing.get_context("spawn"))
-
-
 def _read_headers(
     sessions: dict[str, SourceSession], *, n_workers: int, progress: bool
 ) -> tuple[dict[str, float], list[_Problem]]:
     """Durations in seconds of the recordings that open, and the problems of the others."""
     durations, problems = {}, []
     items = list(sessions.items())
-    with _pool(n_workers) as pool:
+    with worker_pool(n_workers) as pool:
         found = pool.map(_read_header, [s.path for _, s in items], chunksize=8)
         shown = track(found, "reading headers", total=len(items), disable=not progress)
         for (key, session), result in zip(items, shown, strict=True):
@@ -187,7 +182,7 @@ def _process(jobs: Sequence[_Job], *, n_workers: int, progress: bool) -> dict[st
     """Run the jobs that have no part yet; returns the parts of all, by session."""
     waiting = [job for job in jobs if not _part_path(job).exists()]
     if waiting:
-        with _pool(n_workers) as pool:
+        with worker_pool(n_workers) as pool:
             futures = [pool.submit(_ingest_session, job) for job in waiting]
             done = as_completed(futures)
             for future in track(done, "ingesting", total=len(futures), disable=not progress):

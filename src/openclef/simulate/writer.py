@@ -7,11 +7,6 @@ own indices alone: the bytes do not depend on the workers or on how often the wo
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,10 +24,10 @@ from openclef.simulate.patients import Patient, Session, SimulationConfig, draw_
 from openclef.simulate.recording import make_edf, write_sidecars, write_tsv
 from openclef.simulate.records import recording_uri, write_meds
 from openclef.types import CHANNELS
+from openclef.workers import worker_pool
 
 # Per session besides the samples: headers, sidecars, report, one block of each on disk.
 _SIDECAR_BYTES = 32_768
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def simulate(
@@ -94,27 +89,10 @@ def _make_recordings(
     if not missing:
         return
     make = partial(_make_recording, out, config)
-    # Always in fresh processes, even with one worker: the same code path gives the same bytes.
-    context = multiprocessing.get_context("spawn")
-    with _one_thread_each(), ProcessPoolExecutor(n_workers, mp_context=context) as pool:
+    with worker_pool(n_workers) as pool:
         made = pool.map(make, missing)
         for _ in track(made, "simulate", len(missing), console=console, disable=console.quiet):
             pass
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let child processes started inside use one BLAS thread."""
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _make_recording(out: Path, config: SimulationConfig, key: tuple[int, int]) -> None:
