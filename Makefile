@@ -2,7 +2,7 @@
 # Needed: Python 3.11 or later (PYTHON=python3.12 make demo chooses one), and make.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt
 
 .PHONY: demo test clean
 

@@ -86,6 +86,8 @@ def fit(
     """
     device = best_device()
     objective.to(device)
+    if config.n_steps == 0:
+        return {name: value.detach().clone() for name, value in objective.state_dict().items()}
     optimizer = adamw(objective.parameters(), config.optim)
     average = WeightAverage(objective, n_steps=config.n_steps, config=config.optim)
     best: dict[str, Tensor] = average.state
@@ -209,6 +211,6 @@ def _progress() -> Progress:
         TextColumn("{task.description:<28}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("{task.fields[loss]}"),
     )

@@ -55,7 +55,7 @@ class WeightAverage:
     def __init__(self, objective: Objective, *, n_steps: int, config: OptimConfig) -> None:
         self.state = {k: v.detach().clone() for k, v in objective.state_dict().items()}
         self._averaged = {name for name, _ in objective.named_parameters()}
-        self._ceiling = min(config.ema_decay, 0.5 ** (10 / max(1, n_steps)))
+        self._ceiling = min(config.ema_decay, 0.5 ** (10 / n_steps))
 
     @torch.no_grad()
     def update(self, objective: Objective, *, step: int) -> None:
