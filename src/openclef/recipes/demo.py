@@ -69,7 +69,7 @@ def recipe() -> Recipe:
                 ehr=EhrTowerConfig(width=128, n_heads=4, n_layers=2),
             ),
             train=TrainConfig(
-                n_steps=50,
+                n_steps=30,
                 batch_size=32,
                 precision="bf16",
                 optim=OptimConfig(lr=1e-4, weight_decay=0.1, clip_norm=5.0),
