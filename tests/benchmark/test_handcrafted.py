@@ -65,14 +65,14 @@ def test_demographics_mark_what_is_missing_and_leave_out_the_hospital():
             "site": ["north", "south", "north"],
         }
     )
-    vectors = np.array(demographic_vectors(sessions)["vector"].to_list(), dtype=float)
+    vectors = demographic_vectors(sessions)
     expected = [[50, 0, 1, 0, 0], [np.nan, 1, 0, 1, 0], [70, 0, 0, 0, 1]]
     np.testing.assert_array_equal(vectors, expected)
 
 
 def test_demographics_are_constant_if_nothing_is_known():
     sessions = pl.DataFrame({"session_id": ["a", "b"], "age": [None, None], "sex": [None, None]})
-    first, second = demographic_vectors(sessions)["vector"].to_list()
+    first, second = demographic_vectors(sessions).tolist()
     np.testing.assert_array_equal(first, second)
 
 

@@ -19,7 +19,8 @@ import numpy as np
 import polars as pl
 from rich.progress import track
 
-from openclef import artefact
+from openclef.artefact import Artefact
+from openclef.cohort.embeddings import TABLE, begin_embeddings, write_embeddings
 from openclef.cohort.store import FREQ_STEP_HZ, Cohort
 from openclef.types import FloatArray, Spectrogram
 
@@ -44,43 +45,34 @@ def embed_handcrafted(cohort: Cohort, out: Path, *, progress: bool = True) -> li
     The three folders: demographics, band_power, spectrum_mean_sd.
     """
     names = ("demographics", "band_power", "spectrum_mean_sd")
-    artefacts = [
-        artefact.begin(
-            out / name,
-            kind="embeddings",
-            config={"model": name},
-            inputs={"cohort": cohort.hash},
-        )
-        for name in names
+    stages = [
+        begin_embeddings(out / name, model=name, inputs={"cohort": cohort.hash}) for name in names
     ]
-    demographics, band_power, spectrum = artefacts
+    demographics, band_power, spectrum = stages
     if not demographics.is_complete:
-        _write(demographics, demographic_vectors(cohort.sessions))
+        sessions = cohort.sessions.select("session_id", window=pl.lit(0), start_s=pl.lit(0.0))
+        _write(demographics, sessions, demographic_vectors(cohort.sessions))
     if not (band_power.is_complete and spectrum.is_complete):
         windows = cohort.windows.sort("row")
         rows = track(windows["row"], description="band power, spectrum", disable=not progress)
         means_sds = [spectrum_mean_sd(cohort.spectrogram(row)) for row in rows]
-        ids = windows.select("session_id", "window", "start_s")
         if not band_power.is_complete:
             bands = [band_means(mean).ravel() for mean, _ in means_sds]
-            _write(band_power, ids.with_columns(_vectors(bands)))
+            _write(band_power, windows, np.stack(bands))
         if not spectrum.is_complete:
             both = [np.stack(pair).ravel() for pair in means_sds]
-            _write(spectrum, ids.with_columns(_vectors(both)))
-    return [made.folder for made in artefacts]
+            _write(spectrum, windows, np.stack(both))
+    return [stage.folder for stage in stages]
 
 
-def demographic_vectors(sessions: pl.DataFrame) -> pl.DataFrame:
-    """One row a session: age (or NaN), age unknown, one column a sex, sex unknown."""
+def demographic_vectors(sessions: pl.DataFrame) -> FloatArray:
+    """One row a session, `[N, D]`: age (or NaN), age unknown, one column a sex, sex unknown."""
     age = sessions["age"].cast(pl.Float32)
     sex = sessions["sex"].cast(pl.String)
     columns = [age.fill_null(np.nan), age.is_null()]
     columns += [sex.eq_missing(level) for level in sex.drop_nulls().unique().sort()]
     columns += [sex.is_null()]
-    values = np.column_stack([column.cast(pl.Float32).to_numpy() for column in columns])
-    return sessions.select(
-        "session_id", _vectors(list(values)), window=pl.lit(0), start_s=pl.lit(0.0)
-    )
+    return np.column_stack([column.cast(pl.Float32).to_numpy() for column in columns])
 
 
 def spectrum_mean_sd(spectrogram: Spectrogram) -> tuple[FloatArray, FloatArray]:
@@ -107,14 +99,13 @@ def band_means(mean_db: FloatArray) -> FloatArray:
     )
 
 
-def _vectors(values: list[FloatArray]) -> pl.Series:
-    return pl.Series("vector", np.stack(values)).cast(pl.List(pl.Float32))
-
-
-def _write(target: artefact.Artefact, table: pl.DataFrame) -> None:
-    table = table.select(
-        "session_id", pl.col("window").cast(pl.Int64), pl.col("start_s").cast(pl.Float64), "vector"
+def _write(stage: Artefact, rows: pl.DataFrame, vectors: FloatArray) -> None:
+    write_embeddings(
+        stage.folder / TABLE,
+        session_id=rows["session_id"].to_list(),
+        window=rows["window"].cast(pl.Int64).to_numpy(),
+        start_s=rows["start_s"].cast(pl.Float64).to_numpy(),
+        vectors=vectors,
+        hashes=stage.inputs,
     )
-    with artefact.atomic(target.folder / "embeddings.parquet") as temporary:
-        table.write_parquet(temporary)
-    target.finish(["embeddings.parquet"])
+    stage.finish([TABLE])
