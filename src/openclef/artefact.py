@@ -132,6 +132,11 @@ class Artefact:
         )
 
 
+def has_content(folder: Path) -> bool:
+    """Whether a folder holds anything but what a killed `atomic` left behind."""
+    return folder.is_dir() and any(not path.name.endswith(".tmp") for path in folder.iterdir())
+
+
 def begin(
     folder: Path, *, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> Artefact:
@@ -149,7 +154,7 @@ def begin(
                 f"configuration ({_first_difference(earlier, identity)}); "
                 "choose another output folder or delete this one"
             )
-    elif folder.exists() and any(folder.iterdir()):
+    elif has_content(folder):
         raise ArtefactError(
             f"{folder}: not empty and not an openclef artefact; choose another output folder"
         )

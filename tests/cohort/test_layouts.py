@@ -61,6 +61,7 @@ def test_a_measurement_is_no_class(tmp_path):
         ("file,diagnosis\n1.edf,x\n", "no column 'subject'"),
         ("subject,file\na,1.edf\nb,1.edf\n", "listed twice"),
         ("subject,file\n,1.edf\n", "1 rows have no subject"),
+        ("subject,file\na,../1.edf\n", "outside the data set's folder"),
     ],
 )
 def test_a_labels_file_that_cannot_serve_is_refused(tmp_path, csv, message):
@@ -90,3 +91,30 @@ def test_what_is_read_decides_the_hash(folder):
     assert read_source(folder, labels=["diagnosis"]).hash() != before
     (folder / "1.edf").write_bytes(b"x" * 11)
     assert read_source(folder, labels=["flag"]).hash() != before
+
+
+def bids(root, people):
+    for name, _ in people:
+        folder = root / name / "eeg"
+        folder.mkdir(parents=True)
+        (folder / f"{name}_task-rest_eeg.edf").write_bytes(b"")
+    rows = "".join(f"{name}\t{number}\tx\n" for name, number in people if number is not None)
+    (root / "participants.tsv").write_text("participant_id\tmeds_subject_id\tgroup\n" + rows)
+    return root
+
+
+def test_bids_without_sessions_and_with_people_missing_from_the_table(tmp_path):
+    source = read_source(bids(tmp_path, [("sub-a", "3"), ("sub-b", None), ("sub-c", "1")]))
+    assert [(s.subject, s.subject_id) for s in source.sessions] == [
+        ("sub-a", 3), ("sub-b", 4), ("sub-c", 1),
+    ]  # fmt: skip
+    assert source.columns == ("meds_subject_id", "group")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"), [(("3", "3"), "two participants"), (("x", "1"), "not a whole number")]
+)
+def test_subject_numbers_that_cannot_serve_are_refused(tmp_path, numbers, message):
+    people = list(zip(("sub-a", "sub-b"), numbers, strict=True))
+    with pytest.raises(OpenclefError, match=message):
+        read_source(bids(tmp_path, people))

@@ -28,16 +28,10 @@ def run(
     recipe = get_recipe(recipe_name)  # before the heavy imports: a typo should answer at once
     from openclef.cohort.ingest import IngestConfig
     from openclef.cohort.layouts import read_source
-    from openclef.errors import OpenclefError
     from openclef.recipes import pipeline
 
     pipeline.check_output(out)
     found = read_source(source, layout=layout, labels=label or ())
-    if not label and found.layout == "folder":
-        raise OpenclefError(
-            f"{source}: name a column of labels.csv to benchmark with --label; "
-            f"columns: {', '.join(found.columns)}"
-        )
     result = pipeline.run(
         found,
         out,

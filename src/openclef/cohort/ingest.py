@@ -92,7 +92,7 @@ def ingest(
     assign_splits({sessions[key].subject_id for key in durations}, config.splits)
 
     cohort = artefact.begin(out, kind="cohort", config=settings, inputs=inputs)
-    if not (out / "spectrograms").exists():
+    if not (out / "spectrograms" / "zarr.json").exists():
         zarr.create_array(
             out / "spectrograms", shape=(n_rows, *ARRAY_SHAPE), chunks=(1, *ARRAY_SHAPE),
             dtype="float16", fill_value=0,

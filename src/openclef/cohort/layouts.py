@@ -172,6 +172,9 @@ def _read_folder(root: Path, labels: Sequence[str]) -> tuple[list[SourceSession]
     twice = table["file"].filter(table["file"].is_duplicated())
     if len(twice):
         raise OpenclefError(f"{where}: file {twice[0]!r} is listed twice")
+    outside = [f for f in table["file"] if not (root / f).resolve().is_relative_to(root.resolve())]
+    if outside:
+        raise OpenclefError(f"{where}: file {outside[0]!r} is outside the data set's folder")
     table = table.sort("file")
     tasks = make_tasks(table, labels, where)
     subjects = {name: i for i, name in enumerate(sorted(set(table["subject"].to_list())), start=1)}
@@ -209,9 +212,7 @@ def _read_bids(root: Path, labels: Sequence[str]) -> tuple[list[SourceSession], 
     tables = sorted(root.glob("sub-*/*_sessions.tsv"))
     visits = {key: row for table in tables for key, row in _visits(table)}
     names = sorted({path.name.split("_")[0] for path in paths} | set(by_person))
-    numbers = {name: _subject_id(name, by_person.get(name), i) for i, name in enumerate(names, 1)}
-    if len(set(numbers.values())) < len(numbers):
-        raise OpenclefError(f"{where}: two participants have one meds_subject_id")
+    numbers = _subject_ids(names, by_person, where)
 
     sessions = []
     for path in paths:
@@ -242,10 +243,20 @@ def _read_bids(root: Path, labels: Sequence[str]) -> tuple[list[SourceSession], 
     return sessions, label_columns(people)
 
 
-def _subject_id(name: str, row: Mapping[str, str | None] | None, position: int) -> int:
-    """MEDS subject of a participant: told by the data set, or its position in it."""
-    told = (row or {}).get("meds_subject_id")
-    return int(told) if told is not None else position
+def _subject_ids(
+    names: Sequence[str], rows: Mapping[str, Mapping[str, str | None]], where: Path
+) -> dict[str, int]:
+    """MEDS subject of each participant: as `meds_subject_id` tells, else a number not taken."""
+    told = {n: text for n in names if (text := rows.get(n, {}).get("meds_subject_id")) is not None}
+    wrong = next((text for text in told.values() if not text.isdecimal()), None)
+    if wrong is not None:
+        raise OpenclefError(f"{where}: meds_subject_id {wrong!r} is not a whole number")
+    numbers = {name: int(text) for name, text in told.items()}
+    if len(set(numbers.values())) < len(numbers):
+        raise OpenclefError(f"{where}: two participants have one meds_subject_id")
+    first_free = max(numbers.values(), default=0) + 1
+    rest = [name for name in names if name not in numbers]
+    return numbers | {name: number for number, name in enumerate(rest, first_free)}
 
 
 def _visits(path: Path) -> list[tuple[tuple[str, str], dict[str, str | None]]]:

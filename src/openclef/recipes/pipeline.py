@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from openclef.alignment.train import align, has_clinical_data
+from openclef.artefact import has_content
 from openclef.benchmark.rivals.handcrafted import embed_handcrafted
 from openclef.benchmark.runner import benchmark
 from openclef.cohort.ingest import IngestConfig, ingest
@@ -43,7 +44,7 @@ def check_output(out: Path) -> None:
     """Refuse a folder that holds anything but an earlier run."""
     if out.exists() and not out.is_dir():
         raise OpenclefError(f"{out}: is a file; give a folder for the run")
-    if out.exists() and any(out.iterdir()) and not (out / COHORT).exists():
+    if has_content(out) and not (out / COHORT).exists():
         raise OpenclefError(
             f"{out}: not empty and not an earlier run; choose another output folder"
         )
@@ -61,8 +62,14 @@ def run(
     """Ingest, train, align where there is something to align with, pack, embed and benchmark.
 
     Stages that are complete in `out` are not done again; an interrupted one resumes. `say` takes
-    one line of progress at a time.
+    one line of progress at a time. Raises OpenclefError for what cannot be used, before anything
+    is written as far as it can be known before.
     """
+    if source.meds is None and not any(session.labels for session in source.sessions):
+        raise OpenclefError(
+            f"{source.root}: no findings, records or labels to benchmark; name a column with "
+            f"--label, columns: {', '.join(source.columns) or 'none'}"
+        )
     say(f"ingest: {len(source.sessions)} recordings, layout {source.layout}")
     folder = out / COHORT
     try:
