@@ -126,3 +126,26 @@ def test_training_learns_a_row_pattern():
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(ValueError, match="n_heads 3 does not divide width 16"):
         EncoderConfig(width=16, n_heads=3)
+
+
+def test_gradients_repeat_bit_for_bit_at_full_size_and_on_several_threads():
+    """Sums over duplicate indices are split among threads only when they are large."""
+    config = EncoderConfig(
+        n_codes=1024, width=128, n_heads=2, n_encoder_layers=1, n_decoder_layers=1
+    )
+    torch.manual_seed(0)
+    objective = MaskedReconstruction(config, EncoderLossConfig())
+    ids = torch.randint(1024, (4, 2048))
+    batch = {"ids": ids, "hidden": torch.zeros_like(ids, dtype=torch.bool)}
+
+    def gradients():
+        objective.zero_grad()
+        torch.manual_seed(1)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = objective.losses(batch, torch.Generator().manual_seed(2))["loss"]
+        loss.backward()
+        return [p.grad.clone() for p in objective.parameters()]
+
+    first = gradients()
+    for _ in range(3):
+        assert all(torch.equal(a, b) for a, b in zip(first, gradients(), strict=True))

@@ -111,9 +111,9 @@ class MaskedTransformer(nn.Module):
 
         ids: codes, or `mask_id` where masked. kept: their positions. kept_hidden: rows' padding.
         """
-        x = self.tokens(ids_BL.gather(1, kept_BK)) + self._positions(
-            self.row_position, self.column_position
-        )[kept_BK].to(self.tokens.weight.dtype)
+        # An embedding look-up, not indexing: its gradient sums in a fixed order on every CPU.
+        positions = self._positions(self.row_position, self.column_position)
+        x = self.tokens(ids_BL.gather(1, kept_BK)) + F.embedding(kept_BK, positions)
         x = torch.cat([self.class_token.expand(len(x), 1, -1), x], 1)
         x = F.dropout(self.input_norm(x), self.config.dropout, self.training)
         attend = _attend(kept_hidden)

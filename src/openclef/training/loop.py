@@ -111,6 +111,8 @@ def fit(
         return load_batch(indices, np.random.default_rng([config.seed, 1, step]))
 
     started = time.monotonic()
+    if device.type == "cpu":  # where the same steps must give the same bits
+        torch.use_deterministic_algorithms(True)
     with ThreadPoolExecutor(1) as loader, _progress() as progress:
         bar = progress.add_task(label, total=config.n_steps, completed=first_step, loss="")
         pending = [(step, order) for step, order in enumerate(orders) if step >= first_step]
