@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -111,9 +112,7 @@ def fit(
         return load_batch(indices, np.random.default_rng([config.seed, 1, step]))
 
     started = time.monotonic()
-    if device.type == "cpu":  # where the same steps must give the same bits
-        torch.use_deterministic_algorithms(True)
-    with ThreadPoolExecutor(1) as loader, _progress() as progress:
+    with _same_bits(device), ThreadPoolExecutor(1) as loader, _progress() as progress:
         bar = progress.add_task(label, total=config.n_steps, completed=first_step, loss="")
         pending = [(step, order) for step, order in enumerate(orders) if step >= first_step]
         upcoming = loader.submit(prepare, *pending[0]) if pending else None
@@ -140,6 +139,17 @@ def fit(
                 _save(path, objective, optimizer, average, best, step + 1, best_loss)
             progress.update(bar, advance=1, loss=f"loss {losses['loss']:.3f}")
     return best if validation else average.state
+
+
+@contextmanager
+def _same_bits(device: torch.device) -> Iterator[None]:
+    """On a CPU the same steps must give the same bits: sums in a fixed order, or an error."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(before or device.type == "cpu")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _train_step(
