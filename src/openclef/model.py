@@ -19,7 +19,7 @@ from openclef.encoder.embed import Pooling, encode_and_pool
 from openclef.encoder.load import encoder_artefact, load_encoder
 from openclef.encoder.transformer import EncoderConfig, MaskedTransformer
 from openclef.errors import ArtefactError, OpenclefError
-from openclef.signal import open_recording, window_bounds_s, window_spectrogram
+from openclef.signal import implausible, open_recording, window_bounds_s, window_spectrogram
 from openclef.tokenizer.tokens import tokenize_window
 from openclef.tokenizer.train import TokenizerStage, load_tokenizer
 from openclef.tokenizer.vqgan import TokenizerConfig, Vqgan
@@ -74,7 +74,7 @@ class CLEF:
         RecordingError as the readers do, OpenclefError if nothing of it is visible.
         """
         if isinstance(recording, Recording):
-            windows: Iterable[Recording] = _cut(recording)
+            windows: Iterable[Recording] = [w for w in _cut(recording) if implausible(w) is None]
         else:
             windows = open_recording(Path(recording)).iter_windows()
         starts, vectors, n_visible = [], [], 0
@@ -83,7 +83,7 @@ class CLEF:
             starts.append(window.start_s)
             vectors.append(self.embed_spectrogram(spectrogram))
             n_visible += int((~spectrogram.time_mask).sum())
-        if not n_visible:
+        if not n_visible:  # no window, or none with a frame to show
             raise OpenclefError("nothing is visible in this recording: every frame is hidden")
         stacked = np.stack(vectors)
         return Embedding(

@@ -1,6 +1,7 @@
 import shutil
 from pathlib import Path
 
+import edfio
 import numpy as np
 import polars as pl
 import pytest
@@ -11,6 +12,7 @@ from openclef.cohort.layouts import read_source
 from openclef.cohort.store import Cohort
 from openclef.errors import ArtefactError, OpenclefError
 from openclef.signal import open_recording, window_spectrogram
+from openclef.types import CHANNELS
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,9 @@ def test_the_bytes_do_not_depend_on_workers_or_interruptions(hospital, tmp_path,
     from openclef.cohort import ingest as module
 
     original = module._write_tables
-    monkeypatch.setattr(module, "_write_tables", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr(
+        module, "_write_tables", lambda *_, **__: (_ for _ in ()).throw(MemoryError())
+    )
     with pytest.raises(MemoryError):
         read(source, tmp_path / "broken")
     monkeypatch.setattr(module, "_write_tables", original)
@@ -170,3 +174,30 @@ def test_real_recordings_of_unequal_length_are_cropped_to_equal(real_data, tmp_p
     assert set(cohort.sessions["duration_s"]) == {62.0}
     assert set(cohort.sessions["n_channels_present"]) == {19}
     assert set(cohort.table("labels")["task"]) == {"condition=rest"}
+
+
+def test_a_recording_that_fails_after_its_header_moves_nobodys_masks(tmp_path):
+    """It leaves a hole in the array; the others keep their own masks, row by row."""
+    rng = np.random.default_rng(0)
+    names = [["O1", "O2"], ["Fp1"], ["C3", "C4"], ["F7"], ["T5"], ["Pz"]]
+    for i, labels in enumerate(names):
+        flat = 0.0 if i == 0 else 20.0
+        signals = [
+            edfio.EdfSignal(
+                flat * rng.standard_normal(200 * (10 + i)), 200, label=label,
+                physical_dimension="uV", physical_range=(-500, 500),
+            )
+            for label in labels
+        ]  # fmt: skip
+        edfio.Edf(signals).write(tmp_path / f"{i}.edf")
+    rows = "".join(f"p{i},{i}.edf\n" for i in range(6))
+    (tmp_path / "labels.csv").write_text("subject,file\n" + rows)
+    cohort = read(tmp_path, tmp_path / "cohort")
+    assert cohort.table("errors")["stage"].to_list() == ["ingest"]
+    assert cohort.windows["row"].to_list() == [1, 2, 3, 4, 5]
+    for row in cohort.windows["row"]:
+        spectrogram = cohort.spectrogram(row)
+        visible = {CHANNELS[i] for i in np.flatnonzero(~spectrogram.channel_mask)}
+        assert visible == set(names[row])
+        assert (~spectrogram.time_mask).sum() == 10 + row - 1
+        assert (np.abs(spectrogram.power_db).sum((1, 2)) > 0).sum() == len(names[row])

@@ -106,7 +106,7 @@ def bids(root, people):
 def test_bids_without_sessions_and_with_people_missing_from_the_table(tmp_path):
     source = read_source(bids(tmp_path, [("sub-a", "3"), ("sub-b", None), ("sub-c", "1")]))
     assert [(s.subject, s.subject_id) for s in source.sessions] == [
-        ("sub-a", 3), ("sub-b", 4), ("sub-c", 1),
+        ("sub-a", 3), ("sub-b", -1), ("sub-c", 1),
     ]  # fmt: skip
     assert source.columns == ("meds_subject_id", "group")
 
@@ -118,3 +118,10 @@ def test_subject_numbers_that_cannot_serve_are_refused(tmp_path, numbers, messag
     people = list(zip(("sub-a", "sub-b"), numbers, strict=True))
     with pytest.raises(OpenclefError, match=message):
         read_source(bids(tmp_path, people))
+
+
+def test_records_that_no_participant_can_be_joined_to_are_refused(tmp_path):
+    root = bids(tmp_path, [("sub-a", None), ("sub-b", None)])
+    (root / "meds" / "data").mkdir(parents=True)
+    with pytest.raises(OpenclefError, match="no meds_subject_id"):
+        read_source(root)

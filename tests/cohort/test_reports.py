@@ -38,3 +38,13 @@ def test_without_a_known_section_there_is_no_text():
     assert electrographic_text("History: epilepsy.") is None
     assert electrographic_text("Just prose about a seizure.") is None
     assert electrographic_text("IMPRESSION:\n\n") is None
+
+
+@pytest.mark.parametrize(
+    "heading",
+    ["BACKGROUND HISTORY:", "IMPRESSION AND PLAN:", "CURRENT MEDICATIONS, AEDS:", "MEDICATIONS\n",
+     "2. History:", "**Medications:**", "Plan -", "- Drugs:"],
+)  # fmt: skip
+def test_a_heading_in_any_dress_closes_the_section_before(heading):
+    text = electrographic_text(f"FINDINGS: alpha of 9 Hz.\n{heading} levetiracetam 500 mg.")
+    assert text == "alpha of 9 Hz."

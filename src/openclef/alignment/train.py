@@ -75,6 +75,10 @@ class ClinicalPairs:
             [row for row in tokens.rows(split) if tokens.session_id[row] in known], dtype=np.int64
         )
 
+    def n_patients(self, rows: NDArray[np.int64]) -> int:
+        """Patients of these token rows; with fewer than two a contrastive loss is 0, not good."""
+        return len({self._subject[self._tokens.session_id[row]] for row in rows})
+
     def batch(self, rows: NDArray[np.int64]) -> Batch:
         """Batch of `AlignmentObjective` from token rows."""
         names = [self._tokens.session_id[row] for row in rows]
@@ -103,11 +107,11 @@ class ClinicalPairs:
 
 
 def has_clinical_data(cohort: Cohort) -> bool:
-    """Whether any train patient has a report or a record to align with."""
+    """Whether two train patients at least have reports, or records: one has nothing to contrast."""
     train = cohort.sessions.filter(pl.col("split") == "train")
-    reports = cohort.table("reports").join(train, on="session_id", how="semi")
-    codes = cohort.table("codes").join(train, on="subject_id", how="semi")
-    return reports.height + codes.height > 0
+    reports = train.join(cohort.table("reports"), on="session_id", how="semi")
+    codes = train.join(cohort.table("codes"), on="subject_id", how="semi")
+    return max(table["subject_id"].n_unique() for table in (reports, codes)) > 1
 
 
 def align(
@@ -115,11 +119,11 @@ def align(
 ) -> Artefact:
     """Align, keep the weights that are best on tuning patients, and write `out`.
 
-    Raises OpenclefError if no train patient has a report or a record.
+    Raises OpenclefError if fewer than two train patients have reports or records.
     """
     if not has_clinical_data(cohort):
         raise OpenclefError(
-            f"{cohort.folder}: no train patient has a report or a health record to align with"
+            f"{cohort.folder}: fewer than two train patients have reports or records to align with"
         )
     stage = artefact.begin(
         out,
@@ -147,6 +151,8 @@ def align(
     )
     objective.encoder.load_state_dict(load_encoder(encoder_folder).state_dict())
 
+    rows = tuning.rows[: config.n_validation]
+
     def load_batch(indices: np.ndarray, _: np.random.Generator) -> Batch:
         return train.batch(train.rows[indices])
 
@@ -154,7 +160,7 @@ def align(
         objective,
         n_items=len(train.rows),
         load_batch=load_batch,
-        validation=[tuning.batch(tuning.rows[: config.n_validation])] if len(tuning.rows) else [],
+        validation=[tuning.batch(rows)] if tuning.n_patients(rows) > 1 else [],
         config=config.train,
         artefact=stage,
         label="aligning",

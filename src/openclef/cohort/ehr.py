@@ -38,16 +38,30 @@ def read_meds(folder: Path) -> pl.DataFrame:
     shards = sorted((folder / "data").rglob("*.parquet"))
     frames = []
     for shard in shards:
-        frame = pl.read_parquet(shard)
+        try:
+            frame = pl.read_parquet(shard)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise OpenclefError(f"{shard}: cannot be read as Parquet ({error})") from error
         missing = {"subject_id", "time", "code"} - set(frame.columns)
         if missing:
             raise OpenclefError(f"{shard}: not MEDS, column {sorted(missing)[0]!r} is missing")
         if "numeric_value" not in frame.columns:
             frame = frame.with_columns(numeric_value=pl.lit(None, pl.Float32))
-        frames.append(frame.select(pl.col(name).cast(kind) for name, kind in _COLUMNS.items()))
+        try:
+            typed = frame.select(pl.col(name).cast(kind) for name, kind in _COLUMNS.items())
+        except pl.exceptions.PolarsError as error:
+            raise OpenclefError(
+                f"{shard}: not MEDS, a column has another type ({error})"
+            ) from error
+        frames.append(typed.filter(pl.col("code").str.len_bytes() > 0))
     if not frames:
-        return pl.DataFrame(schema=_COLUMNS)
+        return no_events()
     return pl.concat(frames).sort("subject_id", "time", "code", nulls_last=False)
+
+
+def no_events() -> pl.DataFrame:
+    """The events of a data set without records."""
+    return pl.DataFrame(schema=_COLUMNS)
 
 
 def write_meds(

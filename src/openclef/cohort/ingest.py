@@ -31,6 +31,7 @@ from openclef.cohort.splits import SplitConfig, assign_splits
 from openclef.cohort.store import ARRAY_SHAPE
 from openclef.errors import OpenclefError, RecordingError
 from openclef.signal import crop, open_recording, window_bounds_s, window_spectrogram
+from openclef.types import MIN_RECORDING_S
 from openclef.workers import worker_pool
 
 BYTES_PER_WINDOW = 2 * int(np.prod(ARRAY_SHAPE))
@@ -81,6 +82,9 @@ def ingest(
         return artefact.begin(out, kind="cohort", config=settings, inputs=inputs)
 
     sessions = {f"S{i:06d}": session for i, session in enumerate(source.sessions, start=1)}
+    # What can be wrong outside the recordings must be known before hours of work on them.
+    key = site_key()
+    events = ehr.read_meds(source.meds) if source.meds else ehr.no_events()
     durations, problems = _read_headers(sessions, n_workers=n_workers, progress=progress)
     if not durations:
         raise OpenclefError(f"no recording could be read; the first: {problems[0].message}")
@@ -108,7 +112,7 @@ def ingest(
         if not read:
             raise OpenclefError(f"no recording could be read; the first: {problems[0].message}")
         _check_patients(sessions[key] for key in read)
-        _write_tables(cohort, source, sessions, read, problems, config)
+        _write_tables(cohort, source, sessions, read, problems, config, key=key, events=events)
     except OpenclefError:
         shutil.rmtree(out)  # nothing half-written: what was asked for cannot be made
         raise
@@ -154,7 +158,7 @@ def _read_headers(
 def _read_header(path: Path) -> float | tuple[str, str]:
     try:
         return open_recording(path).duration_s
-    except RecordingError as error:
+    except (RecordingError, OSError) as error:
         return type(error).__name__, str(error)
 
 
@@ -198,7 +202,7 @@ def _ingest_session(job: _Job) -> None:
     """Write the windows of one session to their rows, then its part."""
     try:
         part = _write_windows(job)
-    except OpenclefError as error:
+    except (OpenclefError, OSError) as error:
         part = {"error": type(error).__name__, "message": str(error)}
     write_json(_part_path(job), part)
 
@@ -210,7 +214,7 @@ def _write_windows(job: _Job) -> dict[str, Any]:
     n_present = 0
     for window in file.iter_windows():
         left_s = job.duration_s - window.start_s
-        if left_s <= 0 or len(windows) == job.n_rows:
+        if left_s < MIN_RECORDING_S or len(windows) == job.n_rows:
             break
         if left_s < window.duration_s:
             window = crop(window, duration_s=left_s)  # noqa: PLW2901
@@ -228,6 +232,8 @@ def _write_windows(job: _Job) -> dict[str, Any]:
                 "hash": hashlib.sha256(stored.tobytes()).hexdigest()[:16],
             }
         )
+    if not windows:
+        raise RecordingError(f"{job.path}: no plausible EEG in its first {job.duration_s:g} s")
     start = file.start_time
     return {
         "windows": windows,
@@ -245,12 +251,13 @@ def _write_tables(
     parts: dict[str, dict[str, Any]],
     problems: list[_Problem],
     config: IngestConfig,
+    *,
+    key: bytes,
+    events: pl.DataFrame,
 ) -> None:
-    key = site_key()
     people = {sessions[name].subject_id: sessions[name].subject for name in parts}
     splits = assign_splits(people, config.splits)
     shifts = {number: date_shift(subject, key=key) for number, subject in people.items()}
-    events = ehr.read_meds(source.meds) if source.meds else ehr.read_meds(cohort.folder / "none")
     codes = ehr.patient_codes(events)
 
     def row_of(name: str) -> dict[str, Any]:

@@ -81,10 +81,14 @@ def read_source(root: Path, *, layout: str = "auto", labels: Sequence[str] = ())
     sessions, columns = (_read_bids if name == "bids" else _read_folder)(root, labels)
     if not sessions:
         raise OpenclefError(f"{root}: no recordings found in layout {name}")
-    meds = root / "meds"
-    return Source(
-        root, name, tuple(sessions), tuple(columns), meds if (meds / "data").is_dir() else None
-    )
+    # Only BIDS tells which of the records' subjects a participant is.
+    meds = root / "meds" if name == "bids" and (root / "meds" / "data").is_dir() else None
+    if meds is not None and all(session.subject_id < 0 for session in sessions):
+        raise OpenclefError(
+            f"{root}: has health records, but participants.tsv tells no meds_subject_id to join "
+            "them by"
+        )
+    return Source(root, name, tuple(sessions), tuple(columns), meds)
 
 
 def _detect(root: Path) -> str:
@@ -121,6 +125,14 @@ def _number(text: str | None) -> float | None:
 
 def _sex(text: str | None) -> str | None:
     return {"f": "F", "female": "F", "m": "M", "male": "M"}.get((text or "").lower())
+
+
+def _require(table: pl.DataFrame, columns: Sequence[str], where: Path) -> None:
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise OpenclefError(
+            f"{where}: no column {missing[0]!r}; columns: {', '.join(table.columns)}"
+        )
 
 
 def label_columns(table: pl.DataFrame) -> list[str]:
@@ -172,7 +184,7 @@ def _read_folder(root: Path, labels: Sequence[str]) -> tuple[list[SourceSession]
     twice = table["file"].filter(table["file"].is_duplicated())
     if len(twice):
         raise OpenclefError(f"{where}: file {twice[0]!r} is listed twice")
-    outside = [f for f in table["file"] if not (root / f).resolve().is_relative_to(root.resolve())]
+    outside = [f for f in table["file"] if Path(f).is_absolute() or ".." in Path(f).parts]
     if outside:
         raise OpenclefError(f"{where}: file {outside[0]!r} is outside the data set's folder")
     table = table.sort("file")
@@ -201,10 +213,11 @@ def _read_bids(root: Path, labels: Sequence[str]) -> tuple[list[SourceSession], 
     paths = sorted(
         path
         for path in root.glob("sub-*/**/*_eeg.*")
-        if path.suffix in _BIDS_EXTENSIONS and not path.name.startswith(".")
+        if path.suffix.lower() in _BIDS_EXTENSIONS and not path.name.startswith(".")
     )
     where = root / "participants.tsv"
     people = _read_table(where, "\t") if where.exists() else pl.DataFrame({"participant_id": []})
+    _require(people, ("participant_id",), where)
     tasks = make_tasks(people, labels, where)
     by_person = {row["participant_id"]: row for row in people.iter_rows(named=True)}
     labels_of = dict(zip(people["participant_id"].to_list(), tasks, strict=True))
@@ -237,7 +250,7 @@ def _read_bids(root: Path, labels: Sequence[str]) -> tuple[list[SourceSession], 
                     **{t: ("finding", -1 if v is None else v) for t, v in found.items()},
                 },
                 findings=found,
-                report=report.read_text(encoding="utf-8") if report.exists() else None,
+                report=report.read_text("utf-8", "replace") if report.exists() else None,
             )
         )
     return sessions, label_columns(people)
@@ -246,7 +259,10 @@ def _read_bids(root: Path, labels: Sequence[str]) -> tuple[list[SourceSession], 
 def _subject_ids(
     names: Sequence[str], rows: Mapping[str, Mapping[str, str | None]], where: Path
 ) -> dict[str, int]:
-    """MEDS subject of each participant: as `meds_subject_id` tells, else a number not taken."""
+    """MEDS subject of each participant: as `meds_subject_id` tells, else a negative number.
+
+    A number made up here must never meet a subject of the records.
+    """
     told = {n: text for n in names if (text := rows.get(n, {}).get("meds_subject_id")) is not None}
     wrong = next((text for text in told.values() if not text.isdecimal()), None)
     if wrong is not None:
@@ -254,13 +270,13 @@ def _subject_ids(
     numbers = {name: int(text) for name, text in told.items()}
     if len(set(numbers.values())) < len(numbers):
         raise OpenclefError(f"{where}: two participants have one meds_subject_id")
-    first_free = max(numbers.values(), default=0) + 1
     rest = [name for name in names if name not in numbers]
-    return numbers | {name: number for number, name in enumerate(rest, first_free)}
+    return numbers | {name: -number for number, name in enumerate(rest, start=1)}
 
 
 def _visits(path: Path) -> list[tuple[tuple[str, str], dict[str, str | None]]]:
     table = _read_table(path, "\t")
+    _require(table, ("session_id",), path)
     person = path.name.removesuffix("_sessions.tsv")
     return [((person, row["session_id"]), row) for row in table.iter_rows(named=True)]
 
@@ -270,10 +286,15 @@ def _read_findings(path: Path) -> dict[tuple[str, str], dict[str, int | None]]:
     if not path.exists():
         return {}
     table = _read_table(path, "\t")
+    _require(table, ("participant_id", "session_id"), path)
     names = [c for c in table.columns if c not in ("participant_id", "session_id")]
+    for name in names:
+        wrong = set(table[name].drop_nulls()) - {"0", "1"}
+        if wrong:
+            raise OpenclefError(f"{path}: {name} is {min(wrong)!r}; allowed: 1, 0 or n/a")
     return {
-        (row["participant_id"], row["session_id"]): {
-            name: None if row[name] is None else int(float(row[name])) for name in names
+        (row["participant_id"], row["session_id"] or ""): {
+            name: None if row[name] is None else int(row[name]) for name in names
         }
         for row in table.iter_rows(named=True)
     }

@@ -8,35 +8,39 @@ from __future__ import annotations
 
 import re
 
-# A heading: capitals or a few words at the start of a line, then a colon.
-_HEADING = re.compile(r"^[ \t]*([A-Za-z][A-Za-z /&()-]{2,60}):", re.MULTILINE)
-_ELECTROGRAPHIC = (
-    "finding",
-    "eeg finding",
-    "description",
-    "eeg description",
-    "impression",
-    "eeg impression",
-    "interpretation",
-    "conclusion",
-    "background",
-    "epileptiform",
-    "clinical correlation of eeg",
+# A heading: a line that starts with a short name and a colon, numbered or marked up or not; or a
+# line of capitals alone. What is no heading we know ends a section, so be generous here.
+_HEADING = re.compile(
+    r"^[ \t]*(?:[#*>\-]+[ \t]*)?(?:\d+[.)][ \t]*)?(?:\*\*)?"
+    r"(?:(?P<name>[A-Za-z][A-Za-z0-9 ,/&()'-]{1,60}?)[ \t]*(?:\*\*)?[ \t]*:"
+    r"|(?P<capitals>[A-Z][A-Z0-9 ,/&()'-]{2,60})[ \t]*(?:\*\*)?[ \t]*$"
+    r"|(?P<dash>[A-Z][A-Za-z]+(?: [A-Za-z]+){0,3}) [-\u2013\u2014] )",
+    re.MULTILINE,
 )
+_ELECTROGRAPHIC = frozenset(
+    {
+        "findings", "eeg findings", "description", "eeg description", "description of the record",
+        "description of record", "description of the eeg", "background", "background activity",
+        "epileptiform activity", "epileptiform discharges", "interictal activity", "seizures",
+        "sleep", "impression", "eeg impression", "interpretation", "eeg interpretation",
+        "conclusion", "conclusions", "summary of findings",
+    }
+)  # fmt: skip
 
 
 def electrographic_text(report: str) -> str | None:
     """Return the findings and impression sections of a report, None if it has neither.
 
-    A section runs from its heading to the next one; a heading that is not known to be
-    electrographic ends it, so that an unknown section is left out rather than let in.
+    A section runs from its heading to the next one. Only headings known to be electrographic,
+    word for word, open one: "IMPRESSION AND PLAN" does not. Drugs named inside a findings or
+    impression section are not recognised and stay.
     """
     headings = list(_HEADING.finditer(report))
     ends = [heading.start() for heading in headings[1:]] + [len(report)]
     kept = []
     for heading, end in zip(headings, ends, strict=False):
-        name = heading.group(1).strip().lower()
-        if not name.startswith(_ELECTROGRAPHIC):
+        name = heading["name"] or heading["capitals"] or heading["dash"]
+        if " ".join(name.lower().split()) not in _ELECTROGRAPHIC:
             continue
         text = " ".join(report[heading.end() : end].split())
         if text:

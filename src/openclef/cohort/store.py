@@ -30,6 +30,8 @@ class Cohort:
         self.sessions = pl.read_parquet(folder / "sessions.parquet")
         self.windows = pl.read_parquet(folder / "windows.parquet")
         self._power_db = zarr.open_array(folder / "spectrograms", mode="r")
+        # A recording that failed leaves a hole in the array: rows are names, not positions.
+        self._position = {row: i for i, row in enumerate(self.windows["row"].to_list())}
         self._channel_mask = np.array(self.windows["channel_mask"].to_list(), dtype=bool)
         self._time_mask = np.array(self.windows["time_mask"].to_list(), dtype=bool)
 
@@ -50,11 +52,12 @@ class Cohort:
 
     def spectrogram(self, row: int) -> Spectrogram:
         """Read one window: power_db `[19, 128, 1280]` float32 in dB, with its masks."""
+        position = self._position[row]
         power_db = np.asarray(self._power_db[row], dtype=np.float32)
         return Spectrogram(
             power_db=power_db,
             freqs_hz=np.arange(N_FREQS, dtype=np.float32) * np.float32(FREQ_STEP_HZ),
             times_s=np.arange(WINDOW_S, dtype=np.float32),
-            channel_mask=self._channel_mask[row],
-            time_mask=self._time_mask[row],
+            channel_mask=self._channel_mask[position],
+            time_mask=self._time_mask[position],
         )

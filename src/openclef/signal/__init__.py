@@ -4,6 +4,7 @@ from openclef.signal.filters import detect_line_hz, preprocess
 from openclef.signal.formats import (
     RecordingFile,
     crop,
+    implausible,
     open_recording,
     read_recording,
     typical_amplitude_uv,
@@ -20,6 +21,7 @@ __all__ = [
     "crop",
     "detect_line_hz",
     "fit_to_window",
+    "implausible",
     "match_channels",
     "multitaper_psd",
     "open_recording",

@@ -75,7 +75,7 @@ class RecordingFile:
         n_kept = 0
         for start_s, stop_s in window_bounds_s(self.duration_s):
             recording = self.read(start_s=start_s, stop_s=stop_s)
-            problem = _implausible(recording, self.unit)
+            problem = implausible(recording, self.unit)
             if problem is None:
                 n_kept += 1
                 yield recording
@@ -171,7 +171,7 @@ def read_recording(path: Path) -> Recording:
     """
     file = open_recording(path)
     recording = file.read(start_s=0.0, stop_s=file.duration_s)
-    problem = _implausible(recording, file.unit)
+    problem = implausible(recording, file.unit)
     if problem is not None:
         raise RecordingError(f"{path}: {problem}")
     return recording
@@ -220,7 +220,7 @@ def typical_amplitude_uv(signal_uv: FloatArray, *, sfreq_hz: float) -> NDArray[n
     return amplitude
 
 
-def _implausible(recording: Recording, unit: str | None) -> str | None:
+def implausible(recording: Recording, unit: str | None = None) -> str | None:
     """Why this is not EEG in microvolts, or None if it may be."""
     amplitude_uv = typical_amplitude_uv(recording.signal_uv, sfreq_hz=recording.sfreq_hz)
     live = amplitude_uv > 0
