@@ -48,3 +48,8 @@ def test_without_a_known_section_there_is_no_text():
 def test_a_heading_in_any_dress_closes_the_section_before(heading):
     text = electrographic_text(f"FINDINGS: alpha of 9 Hz.\n{heading} levetiracetam 500 mg.")
     assert text == "alpha of 9 Hz."
+
+
+def test_a_colon_in_a_listed_finding_is_no_heading():
+    text = electrographic_text("FINDINGS:\n- There were interictal discharges: left.\n- Alpha.")
+    assert text == "- There were interictal discharges: left. - Alpha."

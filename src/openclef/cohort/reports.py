@@ -11,7 +11,7 @@ import re
 # A heading: a line that starts with a short name and a colon, numbered or marked up or not; or a
 # line of capitals alone. What is no heading we know ends a section, so be generous here.
 _HEADING = re.compile(
-    r"^[ \t]*(?:[#*>\-]+[ \t]*)?(?:\d+[.)][ \t]*)?(?:\*\*)?"
+    r"^[ \t]*(?P<bullet>-[ \t]+)?(?:[#*>]+[ \t]*)?(?:\d+[.)][ \t]*)?(?:\*\*)?"
     r"(?:(?P<name>[A-Za-z][A-Za-z0-9 ,/&()'-]{1,60}?)[ \t]*(?:\*\*)?[ \t]*:"
     r"|(?P<capitals>[A-Z][A-Z0-9 ,/&()'-]{2,60})[ \t]*(?:\*\*)?[ \t]*$"
     r"|(?P<dash>[A-Z][A-Za-z]+(?: [A-Za-z]+){0,3}) [-\u2013\u2014] )",
@@ -35,7 +35,7 @@ def electrographic_text(report: str) -> str | None:
     word for word, open one: "IMPRESSION AND PLAN" does not. Drugs named inside a findings or
     impression section are not recognised and stay.
     """
-    headings = list(_HEADING.finditer(report))
+    headings = [h for h in _HEADING.finditer(report) if not _is_listed_sentence(h)]
     ends = [heading.start() for heading in headings[1:]] + [len(report)]
     kept = []
     for heading, end in zip(headings, ends, strict=False):
@@ -46,3 +46,8 @@ def electrographic_text(report: str) -> str | None:
         if text:
             kept.append(text)
     return "\n".join(kept) or None
+
+
+def _is_listed_sentence(heading: re.Match[str]) -> bool:
+    """A list's "- There were discharges: right temporal" is a finding, "- Drugs:" a heading."""
+    return heading["bullet"] is not None and len((heading["name"] or "").split()) > 3
