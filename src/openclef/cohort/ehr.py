@@ -74,7 +74,8 @@ def write_meds(
 ) -> None:
     """Write the events of the cohort's patients, dates shifted, one shard a split.
 
-    `undatable`: patients whose birth must not be known (over 89): their birth loses its date.
+    `undatable`: patients whose birth must not be known (over 89): their birth loses its date, as
+    does that of patients whom the records themselves follow beyond 89.
     """
     people = pl.DataFrame(
         {
@@ -84,6 +85,7 @@ def write_meds(
         },
         schema={"subject_id": pl.Int64, "role": pl.String, "shift": pl.Duration("us")},
     )
+    undatable = undatable | _over_89(events)
     is_secret = (pl.col("code") == meds.birth_code) & pl.col("subject_id").is_in(list(undatable))
     shifted = events.join(people, on="subject_id").with_columns(
         time=pl.when(~is_secret).then(pl.col("time") + pl.col("shift")),
@@ -113,6 +115,13 @@ def write_meds(
         folder / meds.dataset_metadata_filepath,
         {"dataset_name": "openclef cohort", "meds_version": meds.__version__},
     )
+
+
+def _over_89(events: pl.DataFrame) -> set[int]:
+    """Patients whose last event comes 90 years or more after their birth."""
+    born = pl.col("time").filter(pl.col("code") == meds.birth_code).min()
+    lives = events.group_by("subject_id").agg(days=(pl.col("time").max() - born).dt.total_days())
+    return set(lives.filter(pl.col("days") >= 90 * 365.2425)["subject_id"])
 
 
 def patient_codes(events: pl.DataFrame) -> dict[int, list[str]]:

@@ -79,6 +79,9 @@ def run(
             out.rmdir()
         raise
     cohort = Cohort(folder)
+    if ingest_config.crop != "none":
+        kept_s = float(cohort.sessions["duration_s"].to_numpy().max())
+        say(f"  cropped to at most {kept_s:g} s (--crop)")
     n_errors = cohort.table("errors").height
     if n_errors:
         say(f"  {n_errors} recordings could not be read: {folder / 'errors.parquet'}")
