@@ -94,7 +94,7 @@ class CLEF:
         )
 
     def tokenize(self, spectrogram: Spectrogram) -> Tokens:
-        """Tokens `[8, 256]` of one window of full length."""
+        """Tokens `[8, 256]` of one window of full length; their `tokenizer_hash` is the model's."""
         return tokenize_window(self.tokenizer, spectrogram, tokenizer_hash=self.hash)
 
     @torch.no_grad()

@@ -58,7 +58,7 @@ def step_seed(seed: int, step: int, stream: int = 0) -> int:
 
 
 def epoch_order(n_items: int, *, n_steps: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
-    """Indices of each step's batch: reshuffled epochs, every item once an epoch, `[batch_size]`."""
+    """Each step's indices, `[batch_size]`: shuffled epochs, an incomplete batch left out."""
     size = min(batch_size, n_items)
     epoch, order, position = 0, np.random.default_rng([seed, 0]).permutation(n_items), 0
     for _ in range(n_steps):
