@@ -38,6 +38,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished_run(hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny recipe run over that hospital; tests only read it."""
+    from openclef.cohort.engine import LocalEngine
     from openclef.cohort.ingest import IngestConfig
     from openclef.cohort.layouts import read_source
     from openclef.recipes import get_recipe, pipeline
@@ -49,7 +50,7 @@ def finished_run(hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         out,
         recipe=recipe,
         ingest_config=IngestConfig(splits=recipe.splits),
-        n_workers=2,
+        engine=LocalEngine(n_workers=2),
         say=lambda _: None,
     )
     return out

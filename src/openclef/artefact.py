@@ -34,6 +34,13 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_stale(folder: Path) -> None:
+    """Remove what killed writers left below `folder`: those of `atomic` and of Zarr."""
+    for pattern in (".*.tmp", "*.partial"):
+        for path in folder.rglob(pattern):
+            path.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, keys sorted."""
     with atomic(path) as temporary:
@@ -134,7 +141,29 @@ class Artefact:
 
 def has_content(folder: Path) -> bool:
     """Whether a folder holds anything but what a killed `atomic` left behind."""
-    return folder.is_dir() and any(not path.name.endswith(".tmp") for path in folder.iterdir())
+    return folder.is_dir() and any(
+        not (path.name.startswith(".") and path.name.endswith(".tmp")) for path in folder.iterdir()
+    )
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise ArtefactError unless `folder` is missing, empty or an artefact, of whatever kind."""
+    if folder.exists() and not folder.is_dir():
+        raise ArtefactError(f"{folder}: is a file; give a folder")
+    if has_content(folder) and not (folder / "config.json").exists():
+        raise ArtefactError(
+            f"{folder}: not empty and not an openclef artefact; choose another output folder"
+        )
+
+
+def _read_identity(path: Path) -> dict[str, Any]:
+    try:
+        identity = json.loads(path.read_text("utf-8"))
+    except ValueError:
+        identity = None
+    if not isinstance(identity, dict) or not {"kind", "config", "inputs"} <= set(identity):
+        raise ArtefactError(f"{path}: not of an openclef artefact; choose another folder")
+    return identity
 
 
 def begin(
@@ -146,18 +175,15 @@ def begin(
     """
     identity = {"kind": kind, "config": dict(config), "inputs": dict(inputs)}
     path = folder / "config.json"
+    refuse_foreign(folder)
     if path.exists():
-        earlier = json.loads(path.read_text())
+        earlier = _read_identity(path)
         if earlier != json.loads(json.dumps(identity)):
             raise ArtefactError(
-                f"{folder}: holds {earlier.get('kind', 'another artefact')} of another "
+                f"{folder}: holds {earlier['kind']} of another "
                 f"configuration ({_first_difference(earlier, identity)}); "
                 "choose another output folder or delete this one"
             )
-    elif has_content(folder):
-        raise ArtefactError(
-            f"{folder}: not empty and not an openclef artefact; choose another output folder"
-        )
     else:
         write_json(path, identity)
     return Artefact(folder, kind, dict(config), dict(inputs))
@@ -168,9 +194,9 @@ def load(folder: Path, *, kind: str) -> Artefact:
     path = folder / "config.json"
     if not path.exists():
         raise ArtefactError(f"{folder}: no {kind} artefact here (no config.json)")
-    identity = json.loads(path.read_text())
-    if identity.get("kind") != kind:
-        raise ArtefactError(f"{folder}: holds another artefact, {identity.get('kind')}, not {kind}")
+    identity = _read_identity(path)
+    if identity["kind"] != kind:
+        raise ArtefactError(f"{folder}: holds another artefact, {identity['kind']}, not {kind}")
     artefact = Artefact(folder, kind, identity["config"], identity["inputs"])
     if not artefact.is_complete:
         raise ArtefactError(

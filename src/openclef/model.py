@@ -67,16 +67,17 @@ class CLEF:
             checkpoint.load_weights(module, own, source=f"{folder / WEIGHTS} ({prefix})")
         return cls(config, tokenizer, encoder, model_hash=source.hash)
 
-    def embed(self, recording: Recording | str | Path) -> Embedding:
+    def embed(self, recording: Recording | str | Path, *, unit: str | None = None) -> Embedding:
         """Embed one recording, as read (it is filtered here): a `Recording` or a file's path.
 
-        A long one is cut into windows of 1,280 s; its vector is the mean over them. Raises
+        A long one is cut into windows of 1,280 s; its vector is the mean over them. unit: of a
+        file's numbers ("uV", ..), whatever the file says. Raises
         RecordingError as the readers do, OpenclefError if nothing of it is visible.
         """
         if isinstance(recording, Recording):
             windows: Iterable[Recording] = [w for w in _cut(recording) if implausible(w) is None]
         else:
-            windows = open_recording(Path(recording)).iter_windows()
+            windows = open_recording(Path(recording), unit=unit).iter_windows()
         starts, vectors, n_visible = [], [], 0
         for window in windows:
             spectrogram = window_spectrogram(window)
@@ -132,12 +133,12 @@ def _cut(recording: Recording) -> Iterator[Recording]:
         )
 
 
-def embed_file(model: CLEF, path: Path, out: Path) -> Embedding:
+def embed_file(model: CLEF, path: Path, out: Path, *, unit: str | None = None) -> Embedding:
     """Embed one recording into the Parquet file `out`, one row a window; the file's name stays out.
 
     Raises RecordingError as the readers do; `out` is then not written.
     """
-    embedding = model.embed(path)
+    embedding = model.embed(path, unit=unit)
     n_windows = len(embedding.windows)
     write_embeddings(
         out,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -24,7 +25,7 @@ def worker_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     context = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(n_workers, context, initializer=_exit_with_parent) as pool:
+        with ProcessPoolExecutor(n_workers, context, initializer=_follow_parent) as pool:
             yield pool
     finally:
         for name, value in before.items():
@@ -34,8 +35,13 @@ def worker_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
                 os.environ[name] = value
 
 
-def _exit_with_parent() -> None:
-    """Idle workers would wait for ever after a `kill -9` of the parent: watch it, and leave."""
+def _follow_parent() -> None:
+    """Stop when the parent says so, or is gone, and not otherwise.
+
+    Ctrl-C reaches every process of a terminal: the parent alone answers it. Idle workers would
+    wait for ever after a `kill -9` of the parent: watch it, and leave.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

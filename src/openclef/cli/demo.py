@@ -21,8 +21,8 @@ def demo(
 ) -> None:
     """Simulate a hospital, train a model on it, align it, test it; no data of yours is needed."""
     from openclef.cli.run import show
-    from openclef.cohort.ingest import IngestConfig
-    from openclef.cohort.layouts import read_source
+    from openclef.cohort.engine import LocalEngine
+    from openclef.cohort.ingest import IngestConfig, find_source
     from openclef.recipes import get_recipe, pipeline
     from openclef.simulate import SimulationConfig, simulate
 
@@ -36,11 +36,11 @@ def demo(
         n_workers=workers,
     )
     result = pipeline.run(
-        read_source(out / "hospital"),
+        find_source(out / "hospital", out / pipeline.COHORT, layout="bids", labels=()),
         out,
         recipe=recipe,
         ingest_config=IngestConfig(splits=recipe.splits),
-        n_workers=workers,
+        engine=LocalEngine(n_workers=workers),
         say=typer.echo,
     )
     show(result)

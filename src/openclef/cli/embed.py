@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from openclef.cli import options
 from openclef.errors import OpenclefError
 
 
@@ -16,6 +17,7 @@ def embed(
     out: Annotated[
         Path, typer.Option(help="Parquet file (of a recording) or folder (of a cohort).")
     ],
+    unit: options.Unit = None,
 ) -> None:
     """Embed one recording into a Parquet file, or a whole cohort into an embeddings folder."""
     from openclef.model import CLEF, embed_cohort, embed_file
@@ -31,6 +33,6 @@ def embed(
         return
     if out.exists():
         raise OpenclefError(f"{out}: exists; choose another output file")
-    embedding = embed_file(clef, source, out)
+    embedding = embed_file(clef, source, out, unit=unit)
     n_windows, width = embedding.windows.shape
     typer.echo(f"{n_windows} windows of {width} numbers: {out}")

@@ -12,27 +12,51 @@ from openclef.cli import options
 
 def ingest(
     source: options.Source,
-    out: Annotated[Path, typer.Argument(help="Cohort folder to write.")],
+    out: Annotated[Path, typer.Argument(help="Cohort folder to write; run again to resume.")],
     layout: options.Layout = "auto",
     label: options.Labels = None,
     crop: options.Crop = "auto",
+    windows: options.Windows = "all",
+    seed: options.IngestSeed = 0,
+    unit: options.Unit = None,
+    line_hz: options.LineHz = None,
     workers: options.Workers = 2,
-    recipe_name: options.RecipeName = "demo",
+    engine: options.EngineName = "local",
+    address: options.Address = None,
+    recipe_name: Annotated[
+        str | None,
+        typer.Option("--recipe", help="Take the shares of the splits from it: demo or tiny."),
+    ] = None,
 ) -> None:
-    """Read a data set into a cohort: spectrograms, sessions, labels, reports and records."""
-    from openclef.cohort.ingest import IngestConfig
-    from openclef.cohort.ingest import ingest as read
-    from openclef.cohort.layouts import read_source
-    from openclef.cohort.store import Cohort
-    from openclef.recipes import get_recipe
+    """Read a data set into a cohort: spectrograms, quality, labels, reports and records."""
+    from openclef.cohort.splits import SplitConfig
 
-    found = read_source(source, layout=layout, labels=label or ())
-    config = IngestConfig(
-        crop=options.parse_crop(crop, found.layout), splits=get_recipe(recipe_name).splits
-    )
-    read(found, out, config=config, n_workers=workers)
+    splits = SplitConfig()
+    if recipe_name is not None:
+        from openclef.recipes import get_recipe
+
+        splits = get_recipe(recipe_name).splits
+    runs_on = options.make_engine(engine, workers=workers, address=address)
+    from openclef.cohort.ingest import QUALITY_PAGE, find_source
+    from openclef.cohort.ingest import ingest as read
+    from openclef.cohort.store import Cohort
+
+    config = options.ingest_config(
+        crop=crop, windows=windows, seed=seed, unit=unit, line_hz=line_hz, labels=label,
+        splits=splits,
+    )  # fmt: skip
+    found = find_source(source, out, layout=layout, labels=config.labels)
+    config = options.settle_crop(config, crop, layout=found.layout)
+    typer.echo(f"{len(found.sessions)} recordings, layout {found.layout}")
+    if found.n_missing:
+        typer.echo(f"{found.n_missing} recordings are listed in its tables but not on disk")
+    read(found, out, config=config, engine=runs_on)
     cohort = Cohort(out)
+    n_errors = cohort.table("errors").height
     typer.echo(
-        f"{cohort.sessions.height} sessions of {cohort.sessions['subject_id'].n_unique()} patients "
-        f"in {out}; {cohort.table('errors').height} recordings could not be read"
+        f"{cohort.sessions.height} sessions of {cohort.sessions['subject_id'].n_unique()} "
+        f"patients, {cohort.windows.height} windows in {out}"
     )
+    if n_errors:
+        typer.echo(f"{n_errors} files could not be used: {out / 'errors.parquet'}")
+    typer.echo(f"quality: {out / QUALITY_PAGE}")

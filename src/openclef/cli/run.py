@@ -20,26 +20,34 @@ def run(
     layout: options.Layout = "auto",
     label: options.Labels = None,
     crop: options.Crop = "auto",
+    windows: options.Windows = "all",
+    seed: options.IngestSeed = 0,
+    unit: options.Unit = None,
+    line_hz: options.LineHz = None,
     workers: options.Workers = 2,
+    engine: options.EngineName = "local",
+    address: options.Address = None,
 ) -> None:
     """All stages on a data set, from ingest to benchmark; ends with a table and a report."""
     from openclef.recipes import get_recipe
 
     recipe = get_recipe(recipe_name)  # before the heavy imports: a typo should answer at once
-    from openclef.cohort.ingest import IngestConfig
-    from openclef.cohort.layouts import read_source
+    runs_on = options.make_engine(engine, workers=workers, address=address)
+    from openclef.cohort.ingest import find_source
     from openclef.recipes import pipeline
 
     pipeline.check_output(out)
-    found = read_source(source, layout=layout, labels=label or ())
+    config = options.ingest_config(
+        crop=crop, windows=windows, seed=seed, unit=unit, line_hz=line_hz, labels=label,
+        splits=recipe.splits,
+    )  # fmt: skip
+    found = find_source(source, out / pipeline.COHORT, layout=layout, labels=config.labels)
     result = pipeline.run(
         found,
         out,
         recipe=recipe,
-        ingest_config=IngestConfig(
-            crop=options.parse_crop(crop, found.layout), splits=recipe.splits
-        ),
-        n_workers=workers,
+        ingest_config=options.settle_crop(config, crop, layout=found.layout),
+        engine=runs_on,
         say=typer.echo,
     )
     show(result)

@@ -1,4 +1,4 @@
-"""EEG findings: the 15 feature tasks.
+"""EEG findings: the 15 feature tasks, and HEEDB's 39 flags that they are taken from.
 
 The first four are the paper's known ones [C]; the other 11 are our choice [U] among HEEDB's 39
 finding flags (paper.md, Benchmark protocol): those that a routine report states often enough
@@ -8,6 +8,8 @@ to ask for, and those that change treatment in intensive care.
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from openclef.errors import choose
 
 
 @dataclass(frozen=True)
@@ -47,3 +49,34 @@ FINDINGS = (
     Finding("low_voltage", "low voltage", "Amplitudes below about 20 uV throughout"),
     Finding("spindles", "spindles", "Sleep spindles"),
 )
+
+# What a record is free of if its reader calls it normal. Sleep, spindles, a posterior rhythm,
+# beta and low voltage occur in normal records.
+DENIED_BY_NORMAL = frozenset(
+    {
+        "abnormal", "generalized_slowing", "focal_slowing", "spikes", "seizure", "lpd", "gpd",
+        "lrda", "grda", "burst_suppression",
+    }
+)  # fmt: skip
+
+# Columns of HEEDB's report findings, as its tables spell them (paper.md, Benchmark protocol).
+HEEDB_FLAGS = (
+    "normal", "abnormal", "spikes", "seizure", "status", "lpd", "gpd", "bipd", "lrda", "grda",
+    "bs", "gen slowing", "foc slowing", "pdr", "low voltage", "diffuse Beta", "breach", "wicket",
+    "bets", "ppr", "eses", "cjd", "uninterpretable", "spindles", "vertex wave", "k_complexes",
+    "posts", "awake", "n1", "n2", "dravet", "jeavons", "sunflower", "wham", "angelman", "fold",
+    "jae", "jme", "bects",
+)  # fmt: skip
+
+
+def flag_name(flag: str) -> str:
+    """Our name of a HEEDB flag: that of its finding, else the flag in small letters, `_` for ` `.
+
+    Raises
+    ------
+    OpenclefError
+        If HEEDB has no such flag.
+    """
+    choose(flag, HEEDB_FLAGS, "HEEDB flag")
+    ours = {finding.heedb_flag: finding.name for finding in FINDINGS}
+    return ours.get(flag, flag.lower().replace(" ", "_"))

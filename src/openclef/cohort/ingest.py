@@ -1,133 +1,182 @@
-"""Ingest: a data set on disk becomes a cohort. One process a worker, resumable by session.
+"""Ingest: a data set on disk becomes a cohort, by many workers, and again after any interruption.
 
-Headers are read first, before anything is written: then every window has its row in the Zarr
-array, and workers write rows and a small part file a session. The tables are made from the parts.
+The data set is indexed once. Each recording is then read by one worker, which puts its
+spectrograms and a part that tells of them aside; once all are done, shards of the Zarr array and
+the tables are made of the parts. Whatever was finished before a kill is found finished.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import as_completed
-from dataclasses import dataclass
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import polars as pl
-import zarr
 from pydantic import BaseModel, ConfigDict, Field
-from rich.progress import track
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from openclef import artefact
-from openclef.artefact import Artefact, atomic, write_json
-from openclef.cohort import ehr
-from openclef.cohort.deidentify import OLDEST_AGE, date_shift, site_key
-from openclef.cohort.layouts import Source, SourceSession
-from openclef.cohort.reports import electrographic_text
-from openclef.cohort.splits import SplitConfig, assign_splits
-from openclef.cohort.store import ARRAY_SHAPE
-from openclef.errors import OpenclefError, RecordingError
-from openclef.signal import crop, open_recording, window_bounds_s, window_spectrogram
-from openclef.types import MIN_RECORDING_S
-from openclef.workers import worker_pool
+from openclef.artefact import Artefact
+from openclef.cohort import ehr, tables
+from openclef.cohort.deidentify import OLDEST_AGE, date_shift, key_mark, site_key
+from openclef.cohort.engine import Engine, LocalEngine, WorkerDied
+from openclef.cohort.layouts import Source, SourceSession, read_source
+from openclef.cohort.quality_page import QUALITY_COLUMNS, write_quality_page
+from openclef.cohort.session import (
+    SessionJob,
+    StorageError,
+    WindowChoice,
+    finish_failed,
+    ingest_session,
+    part_path,
+    power_path,
+    read_part,
+    recording_duration_s,
+    storage_of,
+)
+from openclef.cohort.shards import WINDOW_BYTES, create_array, plan_shards, write_shard
+from openclef.cohort.splits import SplitConfig, assign_splits, official_parts
+from openclef.cohort.tables import Kept, Problem
+from openclef.errors import ArtefactError, OpenclefError, RecordingError
 
-BYTES_PER_WINDOW = 2 * int(np.prod(ARRAY_SHAPE))
+INDEX = "index.parquet"
+QUALITY_PAGE = "quality.html"
+_CROP = "crop_s.json"  # in parts/: what "equal" came to, so that a resumed run cuts alike
 
 
 class IngestConfig(BaseModel):
     """crop: "equal" cuts every recording to the shortest one (to whole seconds), so that duration
-    cannot tell labels apart; "none"; or seconds. line_hz: None detects 50 or 60.
+    cannot tell labels apart; "none"; or seconds. windows: of a long session all, the first, or one
+    at random (by `seed`). line_hz: None detects 50 or 60. unit: None takes each file's word.
+    labels: columns that tasks were asked to be made of, as `find_source` was told.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     crop: Literal["equal", "none"] | float = "none"
-    line_hz: float | None = Field(None, gt=0)
-    splits: SplitConfig = SplitConfig()
+    windows: WindowChoice = "all"
+    seed: int = 0
+    line_hz: Literal[50, 60] | None = None
+    unit: Literal["nV", "uV", "mV", "V"] | None = None
+    labels: tuple[str, ...] = ()
+    splits: SplitConfig = Field(default_factory=SplitConfig)
 
 
-@dataclass(frozen=True)
-class _Job:
-    session_id: str
-    path: Path
-    duration_s: float
-    first_row: int
-    n_rows: int
-    line_hz: float | None
-    folder: Path
+def find_source(root: Path, out: Path, *, layout: str, labels: Sequence[str]) -> Source:
+    """The data set as the cohort in `out` has indexed it, else by walking its tree.
+
+    Raises OpenclefError as `read_source`; ArtefactError if `out` holds something else, or the index
+    of another data set or other labels.
+    """
+    index = out / INDEX
+    if not index.exists():
+        artefact.refuse_foreign(out)  # before a walk that may last an hour
+        return read_source(root.absolute(), layout=layout, labels=labels)
+    source = Source.read_index(index)
+    known = (str(source.root.resolve()), source.layout, _labels_of(out))
+    wanted = source.layout if layout == "auto" else layout
+    asked = (str(root.resolve()), wanted, list(labels))
+    for what, there, now in zip(("data set", "layout", "labels"), known, asked, strict=True):
+        if there != now:
+            raise ArtefactError(
+                f"{out}: holds the index of another {what}: {there} there, {now} asked; choose "
+                "another output folder or delete this one"
+            )
+    if not root.is_dir() and not (out / "manifest.json").exists():
+        # Not mounted, perhaps: each recording would be told missing, and stay so.
+        raise OpenclefError(f"{root}: no such folder")
+    return source
 
 
-@dataclass(frozen=True)
-class _Problem:
-    path: Path
-    stage: str
-    error: str
-    message: str
+def _labels_of(out: Path) -> list[str]:
+    config = json.loads((out / "config.json").read_text())["config"]
+    return list(config.get("labels", ()))
 
 
 def ingest(
-    source: Source, out: Path, *, config: IngestConfig, n_workers: int = 2, progress: bool = True
+    source: Source,
+    out: Path,
+    *,
+    config: IngestConfig,
+    engine: Engine | None = None,
+    progress: bool = True,
 ) -> Artefact:
     """Write the cohort of a data set to `out`, or resume it, or do nothing if it is complete.
 
-    Unreadable recordings go to `errors.parquet` and are skipped. Raises OpenclefError if none can
-    be read, if too few patients remain for four splits, or if `out` holds something else.
+    Recordings that cannot be used go to `errors.parquet` and are skipped. Raises OpenclefError if
+    none can be read, or if too few patients remain for four splits: then nothing of it is left in
+    `out`. Raises ArtefactError if `out` holds something else; StorageError, with everything
+    finished so far kept, if `out` cannot be written.
     """
-    inputs = {"source": source.hash()}
+    with engine or LocalEngine(n_workers=2) as workers:
+        return _ingest(source, out, config, workers, progress=progress)
+
+
+def _ingest(
+    source: Source, out: Path, config: IngestConfig, engine: Engine, *, progress: bool
+) -> Artefact:
+    key = site_key()
+    # Dates are shifted by the key: another one makes another cohort.
+    inputs = {"source": source.hash(), "site_key": key_mark(key)}
     settings = {"layout": source.layout, **config.model_dump(mode="json")}
     if (out / "manifest.json").exists():
-        return artefact.begin(out, kind="cohort", config=settings, inputs=inputs)
+        cohort = artefact.begin(out, kind="cohort", config=settings, inputs=inputs)
+        shutil.rmtree(out / "parts", ignore_errors=True)  # if killed just after the manifest
+        return cohort
 
     sessions = {f"S{i:06d}": session for i, session in enumerate(source.sessions, start=1)}
     # What can be wrong outside the recordings must be known before hours of work on them.
-    key = site_key()
-    events = ehr.read_meds(source.meds) if source.meds else ehr.no_events()
-    durations, problems = _read_headers(sessions, n_workers=n_workers, progress=progress)
-    if not durations:
-        raise OpenclefError(f"no recording could be read; the first: {problems[0].message}")
-    _check_patients(sessions[key] for key in durations)
-    jobs = _plan(sessions, durations, out, config)
-    n_rows = sum(job.n_rows for job in jobs)
+    events = ehr.read_events(source.records)
+    _assign(source.sessions, config.splits)
+    was_there = out.exists()
     if not (out / "config.json").exists():
-        artefact.check_free_disk(out, n_rows * BYTES_PER_WINDOW)
-    assign_splits({sessions[key].subject_id for key in durations}, config.splits)
-
-    cohort = artefact.begin(out, kind="cohort", config=settings, inputs=inputs)
-    if not (out / "spectrograms" / "zarr.json").exists():
-        zarr.create_array(
-            out / "spectrograms", shape=(n_rows, *ARRAY_SHAPE), chunks=(1, *ARRAY_SHAPE),
-            dtype="float16", fill_value=0,
-        )  # fmt: skip
-    parts = _process(jobs, n_workers=n_workers, progress=progress)
-    problems += [
-        _Problem(sessions[key].path, "ingest", part["error"], part["message"])
-        for key, part in parts.items()
-        if "error" in part
-    ]
-    read = {key: part for key, part in parts.items() if "error" not in part}
+        # At least: a long session has several windows.
+        artefact.check_free_disk(out, len(sessions) * WINDOW_BYTES)
+    with storage_of(out):
+        cohort = artefact.begin(out, kind="cohort", config=settings, inputs=inputs)
+        artefact.remove_stale(out)
+        if not (out / INDEX).exists():
+            source.write(out / INDEX)
+    kept, problems = _read_all(source.root, sessions, cohort, config, key, engine, progress)
     try:
-        if not read:
-            raise OpenclefError(f"no recording could be read; the first: {problems[0].message}")
-        _check_patients(sessions[key] for key in read)
-        _write_tables(cohort, source, sessions, read, problems, config, key=key, events=events)
+        _check_kept(kept, problems)
+        splits = _assign([session for _, session, _ in kept], config.splits)
     except OpenclefError:
-        shutil.rmtree(out)  # nothing half-written: what was asked for cannot be made
+        _discard(out, keep_folder=was_there)
         raise
-    cohort.finish(
-        f"{name}.parquet"
-        for name in ("sessions", "windows", "labels", "findings", "reports", "codes")
-    )
-    shutil.rmtree(out / "parts")
+    _write_spectrograms(cohort, kept, engine, progress=progress)
+    with storage_of(out):
+        _write_tables(cohort, source, kept, problems, splits, key=key, events=events)
+        shutil.rmtree(out / "parts")
     return cohort
 
 
-def _check_patients(sessions: Iterable[SourceSession]) -> None:
-    """Every label that was asked for keeps two classes among what is left."""
+def _assign(sessions: Sequence[SourceSession], config: SplitConfig) -> dict[int, str]:
+    official = official_parts((s.subject_id, s.official_split) for s in sessions)
+    return assign_splits((s.subject_id for s in sessions), config, official=official)
+
+
+def _check_kept(kept: Sequence[Kept], problems: Sequence[Problem]) -> None:
+    """Something was read, and every label that was asked for keeps two classes in it."""
+    if not kept:
+        first = problems[0]
+        raise OpenclefError(f"no recording could be read; the first: {first.path}: {first.message}")
     seen: dict[str, set[int]] = {}
-    for session in sessions:
+    for _, session, _ in kept:
         for task, (category, value) in session.labels.items():
             if category == "label" and value >= 0:
                 seen.setdefault(task, set()).add(value)
@@ -138,224 +187,153 @@ def _check_patients(sessions: Iterable[SourceSession]) -> None:
             )
 
 
-def _read_headers(
-    sessions: dict[str, SourceSession], *, n_workers: int, progress: bool
-) -> tuple[dict[str, float], list[_Problem]]:
-    """Durations in seconds of the recordings that open, and the problems of the others."""
-    durations, problems = {}, []
-    items = list(sessions.items())
-    with worker_pool(n_workers) as pool:
-        found = pool.map(_read_header, [s.path for _, s in items], chunksize=8)
-        shown = track(found, "reading headers", total=len(items), disable=not progress)
-        for (key, session), result in zip(items, shown, strict=True):
-            if isinstance(result, float):
-                durations[key] = result
-            else:
-                problems.append(_Problem(session.path, "open", *result))
-    return durations, problems
+def _discard(out: Path, *, keep_folder: bool) -> None:
+    """What was asked for cannot be made: remove what was put aside for it, and nothing else."""
+    shutil.rmtree(out / "parts")
+    (out / INDEX).unlink()
+    (out / "config.json").unlink()
+    if not keep_folder:
+        out.rmdir()
 
 
-def _read_header(path: Path) -> float | tuple[str, str]:
-    try:
-        return open_recording(path).duration_s
-    except (RecordingError, OSError) as error:
-        return type(error).__name__, str(error)
-
-
-def _plan(
-    sessions: dict[str, SourceSession],
-    durations: dict[str, float],
-    out: Path,
+def _read_all(
+    root: Path,
+    sessions: Mapping[str, SourceSession],
+    cohort: Artefact,
     config: IngestConfig,
-) -> list[_Job]:
-    longest = float("inf")
-    if config.crop == "equal":
-        longest = float(np.floor(min(durations.values())))
-    elif config.crop != "none":
-        longest = float(config.crop)
-    jobs, row = [], 0
-    for key, duration_s in durations.items():
-        kept_s = min(duration_s, longest)
-        n_rows = len(window_bounds_s(kept_s))
-        jobs.append(_Job(key, sessions[key].path, kept_s, row, n_rows, config.line_hz, out))
-        row += n_rows
-    return jobs
+    key: bytes,
+    engine: Engine,
+    progress: bool,
+) -> tuple[list[Kept], list[Problem]]:
+    """Read every recording that has no part yet; returns those of use and what befell the rest."""
+    # Absolute: another machine's workers have folders of their own to start from.
+    folder = cohort.folder.absolute()
 
-
-def _process(jobs: Sequence[_Job], *, n_workers: int, progress: bool) -> dict[str, dict[str, Any]]:
-    """Run the jobs that have no part yet; returns the parts of all, by session."""
-    waiting = [job for job in jobs if not _part_path(job).exists()]
-    if waiting:
-        with worker_pool(n_workers) as pool:
-            futures = [pool.submit(_ingest_session, job) for job in waiting]
-            done = as_completed(futures)
-            for future in track(done, "ingesting", total=len(futures), disable=not progress):
-                future.result()
-    return {job.session_id: json.loads(_part_path(job).read_text()) for job in jobs}
-
-
-def _part_path(job: _Job) -> Path:
-    return job.folder / "parts" / f"{job.session_id}.json"
-
-
-def _ingest_session(job: _Job) -> None:
-    """Write the windows of one session to their rows, then its part."""
-    try:
-        part = _write_windows(job)
-    except (OpenclefError, OSError) as error:
-        part = {"error": type(error).__name__, "message": str(error)}
-    write_json(_part_path(job), part)
-
-
-def _write_windows(job: _Job) -> dict[str, Any]:
-    array = zarr.open_array(job.folder / "spectrograms", mode="r+")
-    file = open_recording(job.path)
-    windows: list[dict[str, Any]] = []
-    n_present = 0
-    for window in file.iter_windows():
-        left_s = job.duration_s - window.start_s
-        if left_s < MIN_RECORDING_S or len(windows) == job.n_rows:
-            break
-        if left_s < window.duration_s:
-            window = crop(window, duration_s=left_s)  # noqa: PLW2901
-        spectrogram = window_spectrogram(window, line_hz=job.line_hz)
-        stored = spectrogram.power_db.astype(np.float16)
-        row = job.first_row + len(windows)
-        array[row] = stored
-        n_present = max(n_present, int((~spectrogram.channel_mask).sum()))
-        windows.append(
-            {
-                "row": row,
-                "start_s": window.start_s,
-                "channel_mask": spectrogram.channel_mask.tolist(),
-                "time_mask": spectrogram.time_mask.tolist(),
-                "hash": hashlib.sha256(stored.tobytes()).hexdigest()[:16],
-            }
+    def job(name: str, *, crop_s: float = math.inf) -> SessionJob:
+        session = sessions[name]
+        return SessionJob(
+            session_id=name,
+            path=session.path.absolute(),
+            size_bytes=session.size_bytes,
+            folder=folder,
+            line_hz=config.line_hz,
+            unit=config.unit,
+            windows=config.windows,
+            seed=config.seed,
+            crop_s=crop_s,
+            date_shift=date_shift(session.subject, key=key),
         )
-    if not windows:
-        raise RecordingError(f"{job.path}: no plausible EEG in its first {job.duration_s:g} s")
-    start = file.start_time
-    return {
-        "windows": windows,
-        "duration_s": job.duration_s,
-        "n_channels_present": n_present,
-        "start_time": start.isoformat() if start else None,
-        "quality": {"sfreq_hz": file.sfreq_hz, **file.provenance},
-    }
+
+    if config.crop == "equal":
+        crop_s = _shortest_s(folder, [job(name) for name in sessions], engine, progress)
+    else:
+        crop_s = math.inf if config.crop == "none" else float(config.crop)
+    done = {path.stem for path in (folder / "parts").glob("S*.json")}
+    waiting = [name for name in sessions if name not in done]
+    with _bar("reading recordings", len(waiting), progress) as advance:
+        jobs = (job(name, crop_s=crop_s) for name in waiting)
+        for finished, result in engine.map(ingest_session, jobs):
+            if isinstance(result, WorkerDied):
+                finish_failed(finished, RecordingError("its reader crashed the process, twice"))
+            advance(finished.size_bytes or 0)
+    kept, problems = [], []
+    for name, session in sessions.items():
+        part = read_part(part_path(folder, name))
+        if "error" in part:
+            path = session.path.relative_to(root).as_posix()
+            problems.append(Problem(path, "read", part["error"], part["message"]))
+        else:
+            kept.append(Kept(name, session, len(part["windows"])))
+    return kept, problems
+
+
+def _shortest_s(folder: Path, jobs: Sequence[SessionJob], engine: Engine, progress: bool) -> float:
+    """Whole seconds of the shortest recording whose header can be read."""
+    path = folder / "parts" / _CROP
+    if path.exists():
+        return float(json.loads(path.read_text()))
+    shortest_s = math.inf
+    with _bar("reading headers", len(jobs), progress) as advance:
+        for _, duration_s in engine.map(recording_duration_s, jobs):
+            if isinstance(duration_s, float):
+                shortest_s = min(shortest_s, duration_s)
+            advance(0)
+    if math.isfinite(shortest_s):
+        shortest_s = float(math.floor(shortest_s))
+        with storage_of(folder):
+            artefact.write_json(path, shortest_s)
+    return shortest_s
+
+
+def _write_spectrograms(
+    cohort: Artefact, kept: Sequence[Kept], engine: Engine, *, progress: bool
+) -> None:
+    """Make the array's shards of what the sessions put aside, and let go of that."""
+    folder = cohort.folder.absolute()
+    array = folder / "spectrograms"
+    with storage_of(folder):
+        create_array(array, n_rows=sum(n_windows for _, _, n_windows in kept))
+    jobs = plan_shards(array, ((power_path(folder, name), n) for name, _, n in kept))
+    waiting = [job for job in jobs if not job.path.exists()]
+    # A session's windows may lie in several shards: it is let go with the last of them.
+    users = Counter(path for job in waiting for path in job.sources)
+    with _bar("writing shards", len(waiting), progress) as advance:
+        for job, result in engine.map(write_shard, waiting):
+            if isinstance(result, WorkerDied):
+                raise StorageError(
+                    f"{job.path}: writing it ended the process, twice; run the command again"
+                )
+            for path in job.sources:
+                users[path] -= 1
+                if not users[path]:
+                    path.unlink(missing_ok=True)
+            advance(len(job.windows) * WINDOW_BYTES)
 
 
 def _write_tables(
     cohort: Artefact,
     source: Source,
-    sessions: dict[str, SourceSession],
-    parts: dict[str, dict[str, Any]],
-    problems: list[_Problem],
-    config: IngestConfig,
+    kept: Sequence[Kept],
+    problems: Sequence[Problem],
+    splits: dict[int, str],
     *,
     key: bytes,
     events: pl.DataFrame,
 ) -> None:
-    people = {sessions[name].subject_id: sessions[name].subject for name in parts}
-    splits = assign_splits(people, config.splits)
-    shifts = {number: date_shift(subject, key=key) for number, subject in people.items()}
-    codes = ehr.patient_codes(events)
-
-    def row_of(name: str) -> dict[str, Any]:
-        session, part = sessions[name], parts[name]
-        return {
-            "session_id": name,
-            "recording_id": name,
-            "subject_id": session.subject_id,
-            "site": session.site,
-            "setting": session.setting,
-            "start_time": part["start_time"],
-            "age": session.age,
-            "sex": session.sex,
-            "race": session.race,
-            "duration_s": part["duration_s"],
-            "n_channels_present": part["n_channels_present"],
-            "n_windows": len(part["windows"]),
-            "split": splits[session.subject_id],
-            "path": session.path.relative_to(source.root).as_posix(),
-            "quality": json.dumps(part["quality"], sort_keys=True),
-        }
-
-    table = pl.DataFrame([row_of(name) for name in parts], schema=_SESSIONS)
-    moved = pl.col("subject_id").replace_strict(shifts, return_dtype=pl.Duration("us"))
-    table = table.with_columns(start_time=pl.col("start_time").str.to_datetime() + moved)
-    windows = [
-        {"session_id": name, "window": number, **window}
-        for name, part in parts.items()
-        for number, window in enumerate(part["windows"])
-    ]
-    tables = {
-        "sessions": table,
-        "windows": pl.DataFrame(windows, schema=_WINDOWS),
-        "labels": pl.DataFrame(
-            _label_rows(sessions, parts, codes if source.meds else None),
-            schema=_LABELS,
-            orient="row",
-        ),
-        "findings": _findings(sessions, parts),
-        "reports": pl.DataFrame(
-            [
-                (name, text)
-                for name in parts
-                if (text := electrographic_text(sessions[name].report or "")) is not None
-            ],
-            schema={"session_id": pl.String, "text": pl.String},
-            orient="row",
-        ),
-        "codes": pl.DataFrame(
-            [(number, codes[number]) for number in splits if number in codes],
-            schema={"subject_id": pl.Int64, "codes": pl.List(pl.String)},
-            orient="row",
-        ).sort("subject_id"),
-        "errors": pl.DataFrame(
-            [(str(p.path), p.stage, p.error, p.message) for p in problems],
-            schema=dict.fromkeys(("path", "stage", "error", "message"), pl.String),
-            orient="row",
-        ),
-    }
-    for name, frame in tables.items():
-        with atomic(cohort.folder / f"{name}.parquet") as temporary:
-            frame.write_parquet(temporary)
-    if source.meds:
-        old = {s.subject_id for s in sessions.values() if s.age is not None and s.age >= OLDEST_AGE}
-        ehr.write_meds(events, cohort.folder / "ehr", splits=splits, shifts=shifts, undatable=old)
+    folder = cohort.folder
+    more = tables.write_session_tables(folder, source, kept, splits=splits, events=events)
+    tables.write_table(folder / "codes.parquet", tables.codes_table(events, list(splits)))
+    errors = pl.DataFrame([*problems, *more], schema=tables.ERRORS, orient="row")
+    tables.write_table(folder / "errors.parquet", errors)
+    if source.records is not None:
+        people = {session.subject_id: session.subject for _, session, _ in kept}
+        shifts = {number: date_shift(subject, key=key) for number, subject in people.items()}
+        old = {s.subject_id for s in source.sessions if s.age is not None and s.age >= OLDEST_AGE}
+        ehr.write_meds(events, folder / "ehr", splits=splits, shifts=shifts, undatable=old)
+    shown = ["session_id", "site", "setting", "duration_s", *QUALITY_COLUMNS]
+    sessions = pl.read_parquet(folder / "sessions.parquet", columns=shown)
+    write_quality_page(sessions, folder / QUALITY_PAGE, errors=errors)
+    cohort.finish(
+        f"{name}.parquet"
+        for name in ("sessions", "windows", "labels", "findings", "reports", "codes")
+    )
 
 
-def _label_rows(
-    sessions: dict[str, SourceSession],
-    parts: Iterable[str],
-    codes: dict[int, list[str]] | None,
-) -> Iterator[tuple[str, str, str, int]]:
-    for name in parts:
-        session = sessions[name]
-        labels = dict(session.labels)
-        if codes is not None:
-            labels |= ehr.record_labels(codes, session.subject_id)
-        for task, (category, value) in labels.items():
-            yield name, task, category, value
+@contextmanager
+def _bar(title: str, total: int, shown: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar with the time left and the throughput; give each step's bytes."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    started, done = time.monotonic(), 0
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+        task = bar.add_task(title, total=total, rate="")
 
+        def advance(n_bytes: int) -> None:
+            nonlocal done
+            done += n_bytes
+            rate = done / 1e6 / max(time.monotonic() - started, 1e-3)
+            bar.update(task, advance=1, rate=f"{rate:.0f} MB/s" if done else "")
 
-def _findings(sessions: dict[str, SourceSession], parts: Iterable[str]) -> pl.DataFrame:
-    names = sorted({finding for session in sessions.values() for finding in session.findings})
-    rows = [{"session_id": part, **sessions[part].findings} for part in parts]
-    return pl.DataFrame(rows, schema={"session_id": pl.String, **dict.fromkeys(names, pl.Int8)})
-
-
-_SESSIONS: dict[str, Any] = {
-    "session_id": pl.String, "recording_id": pl.String, "subject_id": pl.Int64,
-    "site": pl.String, "setting": pl.String, "start_time": pl.String, "age": pl.Float64,
-    "sex": pl.String, "race": pl.String, "duration_s": pl.Float64,
-    "n_channels_present": pl.Int64, "n_windows": pl.Int64, "split": pl.String,
-    "path": pl.String, "quality": pl.String,
-}  # fmt: skip
-_WINDOWS: dict[str, Any] = {
-    "row": pl.Int64, "session_id": pl.String, "window": pl.Int64, "start_s": pl.Float64,
-    "channel_mask": pl.List(pl.Boolean), "time_mask": pl.List(pl.Boolean), "hash": pl.String,
-}  # fmt: skip
-_LABELS: dict[str, Any] = {
-    "session_id": pl.String, "task": pl.String, "category": pl.String, "label": pl.Int8,
-}  # fmt: skip
+        yield advance

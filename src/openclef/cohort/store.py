@@ -9,11 +9,10 @@ import polars as pl
 import zarr
 
 from openclef import artefact
-from openclef.types import CHANNELS, WINDOW_S, Spectrogram
+from openclef.cohort.shards import N_FREQS
+from openclef.types import WINDOW_S, Spectrogram
 
-N_FREQS = 128
 FREQ_STEP_HZ = 0.25
-ARRAY_SHAPE = (len(CHANNELS), N_FREQS, WINDOW_S)
 
 
 class Cohort:
@@ -30,17 +29,13 @@ class Cohort:
         self.sessions = pl.read_parquet(folder / "sessions.parquet")
         self.windows = pl.read_parquet(folder / "windows.parquet")
         self._power_db = zarr.open_array(folder / "spectrograms", mode="r")
-        # A recording that failed leaves a hole in the array: rows are names, not positions.
-        self._position = {row: i for i, row in enumerate(self.windows["row"].to_list())}
-        self._channel_mask = np.array(self.windows["channel_mask"].to_list(), dtype=bool)
-        self._time_mask = np.array(self.windows["time_mask"].to_list(), dtype=bool)
 
     @property
     def hash(self) -> str:
         return self.artefact.hash
 
     def table(self, name: str) -> pl.DataFrame:
-        """Read `labels`, `findings`, `reports` or `codes`; empty without rows if there is none."""
+        """Read `labels`, `findings`, `reports`, `codes` or `errors`."""
         return pl.read_parquet(self.folder / f"{name}.parquet")
 
     def rows(self, *splits: str) -> np.ndarray:
@@ -52,12 +47,12 @@ class Cohort:
 
     def spectrogram(self, row: int) -> Spectrogram:
         """Read one window: power_db `[19, 128, 1280]` float32 in dB, with its masks."""
-        position = self._position[row]
         power_db = np.asarray(self._power_db[row], dtype=np.float32)
         return Spectrogram(
             power_db=power_db,
             freqs_hz=np.arange(N_FREQS, dtype=np.float32) * np.float32(FREQ_STEP_HZ),
             times_s=np.arange(WINDOW_S, dtype=np.float32),
-            channel_mask=self._channel_mask[position],
-            time_mask=self._time_mask[position],
+            # One row at a time: as bits in the table, masks of an archive fit into memory.
+            channel_mask=self.windows["channel_mask"][int(row)].to_numpy(),
+            time_mask=self.windows["time_mask"][int(row)].to_numpy(),
         )

@@ -12,6 +12,7 @@ from openclef.alignment.train import align, has_clinical_data
 from openclef.artefact import has_content
 from openclef.benchmark.rivals.handcrafted import embed_handcrafted
 from openclef.benchmark.runner import benchmark
+from openclef.cohort.engine import Engine
 from openclef.cohort.ingest import IngestConfig, ingest
 from openclef.cohort.layouts import Source
 from openclef.cohort.store import Cohort
@@ -56,7 +57,7 @@ def run(
     *,
     recipe: Recipe,
     ingest_config: IngestConfig,
-    n_workers: int,
+    engine: Engine,
     say: Callable[[str], None],
 ) -> RunResult:
     """Ingest, train, align where there is something to align with, pack, embed and benchmark.
@@ -65,7 +66,7 @@ def run(
     one line of progress at a time. Raises OpenclefError for what cannot be used, before anything
     is written as far as it can be known before.
     """
-    if source.meds is None and not any(session.labels for session in source.sessions):
+    if source.records is None and not any(session.labels for session in source.sessions):
         raise OpenclefError(
             f"{source.root}: no findings, records or labels to benchmark; name a column with "
             f"--label, columns: {', '.join(source.columns) or 'none'}"
@@ -73,7 +74,7 @@ def run(
     say(f"ingest: {len(source.sessions)} recordings, layout {source.layout}")
     folder = out / COHORT
     try:
-        ingest(source, folder, config=ingest_config, n_workers=n_workers)
+        ingest(source, folder, config=ingest_config, engine=engine)
     except OpenclefError:
         if out.is_dir() and not any(out.iterdir()):
             out.rmdir()

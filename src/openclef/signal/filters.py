@@ -16,12 +16,13 @@ import scipy.signal
 from numpy.typing import NDArray
 
 from openclef.errors import OpenclefError, RecordingError
+from openclef.signal.gaps import bridge_gaps
+from openclef.signal.line import LINES_HZ, detect_line_hz, subtract_line
 from openclef.signal.montage import order_channels
 from openclef.types import MIN_RECORDING_S, SFREQ_HZ, FloatArray, Recording
 
 HIGHPASS_HZ = 0.1
 LOWPASS_HZ = 75.0
-LINES_HZ = (50.0, 60.0)
 MIN_SFREQ_HZ = 64.0  # the spectrogram shows 0-32 Hz
 _MARGIN_HZ = 1.0  # between a filter's edge and the Nyquist frequency
 
@@ -29,9 +30,10 @@ _MARGIN_HZ = 1.0  # between a filter's edge and the Nyquist frequency
 def preprocess(recording: Recording, *, line_hz: float | None = None) -> Recording:
     """Filter to 0.1-75 Hz without line noise, resample to 200 Hz, order the 19 channels.
 
-    Zero-phase FIR band-pass, notches at the line frequency and its multiples below the original
-    Nyquist frequency (paper.md, Signal [C]). Below 152 Hz sampling there is nothing to low-pass.
-    Gaps are filtered as they are.
+    Zero-phase FIR band-pass (paper.md, Signal [C]). In place of the notch the line is subtracted
+    (`line`); the low-pass stops its multiples. Below 152 Hz sampling there is nothing to
+    low-pass.
+    Gaps are bridged by a line first.
 
     Parameters
     ----------
@@ -53,18 +55,8 @@ def preprocess(recording: Recording, *, line_hz: float | None = None) -> Recordi
     OpenclefError
         Another line frequency.
     """
-    if line_hz is not None and line_hz not in LINES_HZ:
-        raise OpenclefError(f"line_hz {line_hz:g} is neither 50 nor 60 (None detects it)")
-    if recording.sfreq_hz < MIN_SFREQ_HZ:
-        raise RecordingError(
-            f"sampled at {recording.sfreq_hz:g} Hz; 0-32 Hz needs at least {MIN_SFREQ_HZ:g} Hz"
-        )
-    if recording.duration_s < MIN_RECORDING_S:
-        raise RecordingError(f"lasts {recording.duration_s:g} s; at least {MIN_RECORDING_S:g} s")
-    ordered = order_channels(recording)
-    check_finite(ordered)
-    line_hz = line_hz or detect_line_hz(ordered)
-
+    ordered, line_hz = checked_for_filters(recording, line_hz)
+    ordered = bridge_gaps(ordered)
     n_times = round(ordered.signal_uv.shape[1] * SFREQ_HZ / ordered.sfreq_hz)
     signal_uv = np.zeros((len(ordered.ch_names), n_times), np.float32)
     for row in np.flatnonzero(~ordered.channel_mask):
@@ -75,31 +67,22 @@ def preprocess(recording: Recording, *, line_hz: float | None = None) -> Recordi
     return replace(ordered, signal_uv=signal_uv, sfreq_hz=SFREQ_HZ, provenance=provenance)
 
 
-def detect_line_hz(recording: Recording) -> float:
-    """Tell the line frequency, 50 or 60 Hz, by which one stands out more from its neighbours.
+def checked_for_filters(recording: Recording, line_hz: float | None) -> tuple[Recording, float]:
+    """A recording in the order of the 19 that the filters can work on, and its line frequency.
 
-    Measured in the middle minute (electrodes are fixed at the ends): power within 0.5 Hz over
-    that 2-5 Hz away on both sides, median over channels. Where the amplifier has removed the line
-    already, the answer is arbitrary. Neither the choice nor a mistake in it reaches the
-    spectrogram, which ends at 32 Hz.
+    Raises as `preprocess`, which says what is checked.
     """
-    n_times = recording.signal_uv.shape[1]
-    n_minute = min(n_times, round(60 * recording.sfreq_hz))
-    first = (n_times - n_minute) // 2
-    present = recording.signal_uv[~recording.channel_mask, first : first + n_minute]
-    freqs_hz, power = scipy.signal.welch(
-        present, recording.sfreq_hz, nperseg=round(2 * recording.sfreq_hz)
-    )
-
-    def prominence(line_hz: float) -> float:
-        distance_hz = np.abs(freqs_hz - line_hz)
-        at, around = distance_hz <= 0.5, (distance_hz >= 2) & (distance_hz <= 5)
-        if not at.any() or not around.any():
-            return 0.0
-        floor = np.maximum(power[:, around].mean(axis=1), np.finfo(np.float32).tiny)
-        return float(np.median(power[:, at].mean(axis=1) / floor))
-
-    return max(LINES_HZ, key=prominence)
+    if line_hz is not None and line_hz not in LINES_HZ:
+        raise OpenclefError(f"line_hz {line_hz:g} is neither 50 nor 60 (None detects it)")
+    if recording.sfreq_hz < MIN_SFREQ_HZ:
+        raise RecordingError(
+            f"sampled at {recording.sfreq_hz:g} Hz; 0-32 Hz needs at least {MIN_SFREQ_HZ:g} Hz"
+        )
+    if recording.duration_s < MIN_RECORDING_S:
+        raise RecordingError(f"lasts {recording.duration_s:g} s; at least {MIN_RECORDING_S:g} s")
+    ordered = order_channels(recording)
+    check_finite(ordered)
+    return ordered, line_hz or detect_line_hz(ordered)
 
 
 def check_finite(recording: Recording) -> None:
@@ -115,19 +98,24 @@ def _filter_and_resample(
 ) -> NDArray[np.float64]:
     """Filter one channel and resample it to `SFREQ_HZ`.
 
-    The signal is extended to a whole number of seconds, so that both rates have whole numbers of
-    samples and resampling is a change of the inverse transform's length. (At a rate that is not
-    a whole number the result is off by less than a sample over the recording.)
+    The line is first subtracted (`line` says why). The signal is then extended to a whole number
+    of seconds, so that both rates have whole numbers of samples and resampling is a change of the
+    inverse transform's length. (At a rate that is not a whole number the result is off by less
+    than a sample over the recording.)
     """
     n_times = len(signal_S)
-    pad_s = int(np.ceil(len(_kernel(sfreq_hz, line_hz)) / 2 / sfreq_hz))
+    least_s = int(np.ceil(len(bandpass_kernel(sfreq_hz)) / 2 / sfreq_hz))
+    # The nearest to a whole number of samples: 2 s of 199.5 Hz, 5 s of 199.8 Hz.
+    paddings_s = np.arange(least_s, least_s + 60)
+    pad_s = int(paddings_s[np.argmin(abs(paddings_s * sfreq_hz - np.rint(paddings_s * sfreq_hz)))])
     padded_s = scipy.fft.next_fast_len(int(np.ceil(n_times / sfreq_hz)) + 2 * pad_s, real=True)
     n_padded, n_before = round(padded_s * sfreq_hz), round(pad_s * sfreq_hz)
+    cleaned = subtract_line(signal_S, sfreq_hz=sfreq_hz, line_hz=line_hz)
     padded = np.pad(
-        signal_S.astype(np.float64), (n_before, n_padded - n_before - n_times), mode="reflect"
+        cleaned.astype(np.float64), (n_before, n_padded - n_before - n_times), mode="reflect"
     )
     spectrum = scipy.fft.rfft(padded)
-    spectrum *= _response(sfreq_hz, line_hz, n_padded)
+    spectrum *= _response(sfreq_hz, n_padded)
     n_resampled = round(padded_s * SFREQ_HZ)
     resampled = scipy.fft.irfft(spectrum, n=n_resampled) * (n_resampled / n_padded)
     start = round(pad_s * SFREQ_HZ)
@@ -136,9 +124,9 @@ def _filter_and_resample(
 
 
 @lru_cache(maxsize=8)
-def _response(sfreq_hz: float, line_hz: float, n_fft: int) -> NDArray[np.float64]:
+def _response(sfreq_hz: float, n_fft: int) -> NDArray[np.float64]:
     """Real (zero-phase) frequency response of the kernel on an `n_fft` grid, `[n_fft//2 + 1]`."""
-    kernel = _kernel(sfreq_hz, line_hz)
+    kernel = bandpass_kernel(sfreq_hz)
     half = len(kernel) // 2
     centred = np.zeros(n_fft)
     centred[: half + 1] = kernel[half:]
@@ -150,26 +138,15 @@ def _response(sfreq_hz: float, line_hz: float, n_fft: int) -> NDArray[np.float64
 
 
 @lru_cache(maxsize=8)
-def _kernel(sfreq_hz: float, line_hz: float) -> NDArray[np.float64]:
-    """Symmetric FIR kernel of the band-pass and all notches, of odd length."""
+def bandpass_kernel(sfreq_hz: float, *, lowpass: bool = True) -> NDArray[np.float64]:
+    """Symmetric FIR kernel of the 0.1-75-Hz band-pass, of odd length.
+
+    Without the low-pass if asked, or where the Nyquist frequency leaves no room for one.
+    """
     from mne.filter import create_filter
 
-    nyquist_hz = sfreq_hz / 2
-    lowpass_hz = LOWPASS_HZ if nyquist_hz > LOWPASS_HZ + _MARGIN_HZ else None
+    has_room = sfreq_hz / 2 > LOWPASS_HZ + _MARGIN_HZ
     kernel: NDArray[np.float64] = create_filter(
-        None, sfreq_hz, HIGHPASS_HZ, lowpass_hz, verbose="ERROR"
+        None, sfreq_hz, HIGHPASS_HZ, LOWPASS_HZ if lowpass and has_room else None, verbose="ERROR"
     )
-    lines_hz = np.arange(line_hz, nyquist_hz - line_hz / 400 - _MARGIN_HZ, line_hz)
-    if len(lines_hz):
-        half_width_hz = lines_hz / 400 + 0.5  # MNE's notch: f/200 wide, 0.5 Hz of transition
-        notches = create_filter(
-            None,
-            sfreq_hz,
-            lines_hz + half_width_hz,
-            lines_hz - half_width_hz,
-            l_trans_bandwidth=0.5,
-            h_trans_bandwidth=0.5,
-            verbose="ERROR",
-        )
-        kernel = scipy.signal.fftconvolve(kernel, notches)
     return kernel

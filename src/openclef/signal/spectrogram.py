@@ -1,4 +1,4 @@
-"""Preprocessed recording -> multitaper spectrogram in dB with its masks (paper.md [C])."""
+"""Recording -> multitaper spectrogram in dB with its masks (paper.md [C])."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openclef.errors import OpenclefError, RecordingError
-from openclef.signal.filters import check_finite, preprocess
-from openclef.signal.multitaper import STEP_S, WINDOW_S, multitaper_psd
+from openclef.signal.filters import check_finite, checked_for_filters, preprocess
+from openclef.signal.fused import can_fuse, fused_power_db
+from openclef.signal.gaps import bridge_gaps
+from openclef.signal.multitaper import MAX_FREQ_HZ, STEP_S, WINDOW_S
 from openclef.types import CHANNELS, MIN_RECORDING_S, SFREQ_HZ, BoolArray, Recording, Spectrogram
 from openclef.types import WINDOW_S as SESSION_WINDOW_S
 
-FLOOR_UV2_HZ = 1e-10  # keeps the logarithm finite: -100 dB
 HIDDEN_DB = 0.0  # where there is no measurement; the middle of the tokenizer's range
 
 
@@ -45,19 +46,22 @@ def spectrogram(recording: Recording) -> Spectrogram:
     if recording.duration_s < MIN_RECORDING_S:
         raise RecordingError(f"lasts {recording.duration_s:g} s; at least {MIN_RECORDING_S:g} s")
     check_finite(recording)
-    visible = ~recording.channel_mask
-    n_half = round(WINDOW_S / 2 * SFREQ_HZ)
-    padded = np.pad(recording.signal_uv[visible], ((0, 0), (n_half, n_half)), mode="reflect")
-    psd, freqs_hz = multitaper_psd(padded, sfreq_hz=SFREQ_HZ)
-    n_frames = psd.shape[-1] - 1
-    power_db = np.full((len(CHANNELS), len(freqs_hz), n_frames), HIDDEN_DB, np.float32)
-    psd += FLOOR_UV2_HZ
-    np.log10(psd, out=psd)
-    power_db[visible] = 10 * psd[..., :n_frames]
-    times_s = np.arange(n_frames) * STEP_S
+    return _fused(recording, line_hz=None)
+
+
+def _fused(recording: Recording, *, line_hz: float | None) -> Spectrogram:
+    """Spectrogram of a recording in the order of the 19, raw (with its line) or preprocessed."""
+    n_frames = round(recording.duration_s * SFREQ_HZ) // round(STEP_S * SFREQ_HZ)
+    n_freqs = round(MAX_FREQ_HZ * WINDOW_S)
+    power_db = np.full((len(CHANNELS), n_freqs, n_frames), HIDDEN_DB, np.float32)
+    for row in np.flatnonzero(~recording.channel_mask):
+        power_db[row] = fused_power_db(
+            recording.signal_uv[row], sfreq_hz=recording.sfreq_hz, line_hz=line_hz
+        )
+    times_s = np.arange(n_frames, dtype=np.float64) * STEP_S
     return Spectrogram(
         power_db=power_db,
-        freqs_hz=freqs_hz.astype(np.float32),
+        freqs_hz=(np.arange(n_freqs) / WINDOW_S).astype(np.float32),
         times_s=times_s.astype(np.float32),
         channel_mask=recording.channel_mask.copy(),
         time_mask=_touches_gap(times_s, recording.gaps),
@@ -105,9 +109,16 @@ def fit_to_window(spectrogram: Spectrogram, *, n_frames: int = SESSION_WINDOW_S)
 
 
 def window_spectrogram(recording: Recording, *, line_hz: float | None = None) -> Spectrogram:
-    """From a window as read to what the models take: `preprocess`, `spectrogram`, `fit_to_window`.
+    """From a window as read to what the models take: filters, spectrogram, padding, masks.
 
-    recording: at most 1,280 s, native rate, microvolts. Returns power_db `[19, 128, 1280]`.
-    Cohorts and `CLEF.embed` both come this way. Raises RecordingError as its parts do.
+    As `fit_to_window(spectrogram(preprocess(recording)))`, but at a whole-numbered rate in one
+    linear map of the native samples, some ten times faster and equal to 0.01 dB at the median
+    (`signal.fused`). Cohorts and `CLEF.embed` both come this way.
+
+    recording: at most 1,280 s, native rate, microvolts. line_hz: 50 or 60, None: detected.
+    Returns power_db `[19, 128, 1280]`. Raises RecordingError and OpenclefError as `preprocess`.
     """
-    return fit_to_window(spectrogram(preprocess(recording, line_hz=line_hz)))
+    if not can_fuse(recording.sfreq_hz):
+        return fit_to_window(spectrogram(preprocess(recording, line_hz=line_hz)))
+    ordered, line_hz = checked_for_filters(recording, line_hz)
+    return fit_to_window(_fused(bridge_gaps(ordered), line_hz=line_hz))
