@@ -40,6 +40,37 @@ def test_a_foreign_folder_is_never_written_to(tmp_path):
         make(tmp_path)
 
 
+def test_a_file_or_anothers_config_in_the_place_of_an_artefact_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ArtefactError, match="is a file; give a folder"):
+        make(tmp_path / "file")
+    for i, text in enumerate(('{"learning_rate": 1}', "half a fi", "[]", "")):
+        (tmp_path / str(i)).mkdir()
+        (tmp_path / str(i) / "config.json").write_text(text)
+        with pytest.raises(ArtefactError, match="not of an openclef artefact"):
+            make(tmp_path / str(i))
+        with pytest.raises(ArtefactError, match="not of an openclef artefact"):
+            artefact.load(tmp_path / str(i), kind="thing")
+
+
+def test_what_a_kill_left_is_no_content_and_is_removed(tmp_path):
+    (tmp_path / ".config.json.123.tmp").write_text("half")
+    stage = make(tmp_path)
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / ".x.json.7.tmp").touch()
+    (tmp_path / "deep" / "0.abc.partial").touch()
+    (tmp_path / "deep" / "results.tmp").touch()  # not ours
+    artefact.remove_stale(stage.folder)
+    names = {path.name for path in tmp_path.rglob("*")}
+    assert names == {"config.json", "deep", "results.tmp"}
+
+
+def test_a_users_own_tmp_file_is_content(tmp_path):
+    (tmp_path / "results.tmp").touch()
+    with pytest.raises(ArtefactError, match="not empty"):
+        make(tmp_path)
+
+
 def test_hash_depends_on_data_config_and_inputs(tmp_path):
     hashes = set()
     for name, config, text in (("a", 1, "x"), ("b", 2, "x"), ("c", 1, "y"), ("d", 1, "x")):

@@ -156,7 +156,8 @@ def refuse_foreign(folder: Path) -> None:
         )
 
 
-def _read_identity(path: Path) -> dict[str, Any]:
+def read_identity(path: Path) -> dict[str, Any]:
+    """Read a `config.json`: kind, config and inputs; raises ArtefactError if it is none of ours."""
     try:
         identity = json.loads(path.read_text("utf-8"))
     except ValueError:
@@ -177,7 +178,7 @@ def begin(
     path = folder / "config.json"
     refuse_foreign(folder)
     if path.exists():
-        earlier = _read_identity(path)
+        earlier = read_identity(path)
         if earlier != json.loads(json.dumps(identity)):
             raise ArtefactError(
                 f"{folder}: holds {earlier['kind']} of another "
@@ -194,7 +195,7 @@ def load(folder: Path, *, kind: str) -> Artefact:
     path = folder / "config.json"
     if not path.exists():
         raise ArtefactError(f"{folder}: no {kind} artefact here (no config.json)")
-    identity = _read_identity(path)
+    identity = read_identity(path)
     if identity["kind"] != kind:
         raise ArtefactError(f"{folder}: holds another artefact, {identity['kind']}, not {kind}")
     artefact = Artefact(folder, kind, identity["config"], identity["inputs"])

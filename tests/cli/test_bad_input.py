@@ -129,6 +129,48 @@ def test_an_output_that_is_something_else(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--crop", "banana", "give auto, equal, none or at least 4 seconds"),
+        ("--crop", "inf", "at least 4 seconds"),
+        ("--windows", "last", "allowed: all, first, random"),
+        ("--unit", "uv", "did you mean 'uV'?"),
+        ("--line-hz", "55", "allowed are 50 and 60"),
+        ("--engine", "dask", "allowed: local, ray"),
+        ("--address", "head:6379", "only --engine ray has one"),
+    ],
+)
+def test_an_option_that_cannot_serve_is_told_before_the_data_set_is_looked_at(
+    tmp_path, option, value, message
+):
+    done = openclef("ingest", tmp_path / "nothing", tmp_path / "out", option, value)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_ingest_with_other_labels_than_the_cohort_has_is_refused(tmp_path):
+    source = make_folder(tmp_path / "source")
+    assert openclef("ingest", source, tmp_path / "out", *LABEL).returncode == 0
+    again = openclef("ingest", source, tmp_path / "out", *LABEL)
+    assert (again.returncode, "6 sessions of 6 patients" in again.stdout) == (0, True)
+    other = openclef("ingest", source, tmp_path / "out")
+    assert other.returncode == 2
+    assert "another choice of labels: ['diagnosis'] there, [] asked" in other.stderr
+
+
+def test_ingest_needs_no_torch_and_no_mne():
+    """What starts with every worker is waited for by everyone."""
+    code = (
+        "import sys, openclef.cohort.ingest, openclef.cohort.store; "
+        "print(sorted({'torch', 'mne', 'sklearn', 'matplotlib', 'ray'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_an_existing_output_of_another_configuration(finished_run, hospital):
     done = openclef("run", hospital, "--out", finished_run, "--recipe", "demo")
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""Names, dates and free text planted wherever a hospital writes them, and looked for afterwards."""
+"""Names, dates and free text planted wherever a hospital writes them, and looked for after."""
 
 import datetime
 import json
@@ -20,7 +20,7 @@ from openclef.signal import montage
 
 # In headers, sidecars, tables and reports: nowhere in a cohort, nor on the terminal.
 SECRETS = (
-    "Quackenbush", "Zebulon", "MRN7712345", "02-MAR-1921", "1921-03-02", "02/03/1921", "ADMIN9931",
+    "Quackenbush", "Zebulon", "MRN7712345", "02-MAR-1920", "1920-03-02", "02/03/1920", "ADMIN9931",
     "Featherstone", "Wimbledon", "VentureMed", "coughs", "Bellweather", "Nightshade",
 )  # fmt: skip
 # In the names of files and folders: in the columns `path` of these tables, and in the index.
@@ -42,7 +42,7 @@ def write_recording(path: Path, *, label: str = "Quackenbush", seed: int = 0) ->
     edfio.Edf(
         signals,
         patient=edfio.Patient(
-            code="MRN7712345", sex="F", birthdate=datetime.date(1921, 3, 2),
+            code="MRN7712345", sex="F", birthdate=datetime.date(1920, 3, 2),
             name="Zebulon_Quackenbush", additional=("VentureMed",),
         ),
         recording=edfio.Recording(
@@ -69,15 +69,15 @@ def hospital_of_secrets(tmp_path_factory):
         write_tsv(Path(f"{stem}_events.tsv"), [{"onset": 1, "trial_type": "Quackenbush coughs"}])
         people.append(
             {
-                "participant_id": name, "meds_subject_id": 500 + i, "sex": "F", "age": 93 if i else 41,
-                "patient_name": "Zebulon Quackenbush", "group": "ab"[i % 2],
+                "participant_id": name, "meds_subject_id": 500 + i, "sex": "F",
+                "age": 93 if i else 41, "patient_name": "Zebulon Quackenbush", "group": "ab"[i % 2],
             }
         )  # fmt: skip
         write_text(
             root / "reports" / f"{name}_report.txt",
             """
             PATIENT: Zebulon Quackenbush
-            DOB: 02/03/1921   MRN: MRN7712345
+            DOB: 02/03/1920   MRN: MRN7712345
             TECHNOLOGIST: Penelope Wimbledon
             HISTORY: Zebulon coughs.
             FINDINGS: Slowing.
@@ -88,7 +88,7 @@ def hospital_of_secrets(tmp_path_factory):
     write_recording(broken[0], label="Quackenbush")
     only = edf_signals(8, labels=("Quackenbush Z",))
     edfio.Edf(only).write(broken[0])  # no electrode
-    damage(broken[1], at=256 + 3 * (16 + 80 + 8), text=b"Zebulon ")  # a number that is none
+    damage(broken[1], at=256 + 4 * 216, text=b"Zebulon ")  # samples in a record
     damage(broken[2], at=236, text=b"Zebulon ")  # number of records
     broken[2].write_bytes(broken[2].read_bytes()[:1300])
     broken[3].with_suffix(".vhdr").write_text(
@@ -97,10 +97,10 @@ def hospital_of_secrets(tmp_path_factory):
     )
     broken[3].unlink()
     broken[4].with_name(broken[4].name.replace("_eeg.edf", "_channels.tsv")).write_text(
-        "Quackenbush\tunits\nFp1\tuV\n"
+        "label\tunits\nQuackenbush\tuV\n"
     )
     write_tsv(root / "participants.tsv", people)
-    day = [datetime.datetime(1921, 3, 2), START]
+    day = [datetime.datetime(1920, 3, 2), START]
     events = pl.DataFrame(
         {"subject_id": [500, 500], "time": day, "code": ["MEDS_BIRTH", "ICD10CM//G40.909"],
          "text_value": ["Zebulon", "Quackenbush"]},
@@ -214,7 +214,8 @@ def test_identifiers_stay_out_of_everything_but_the_paths(finished_run):
     ("module", "name", "without", "leak"),
     [
         (session, "_nameless", lambda text, _: text, ("errors.parquet:message", NAMED)),
-        (montage, "shown_label", lambda label, _: label, ("sessions.parquet:quality", "Quackenbush")),
+        (montage, "shown_label", lambda label, _: label,
+         ("sessions.parquet:quality", "Quackenbush")),
         (tables, "electrographic_text", lambda text: text, ("reports.parquet:text", "Wimbledon")),
     ],
 )  # fmt: skip
@@ -237,3 +238,12 @@ def test_a_spectrogram_holds_no_metadata_but_its_shape(run_of_secrets):
     told = json.loads((run_of_secrets[0] / "spectrograms" / "zarr.json").read_text())
     assert told["attributes"] == {}
     assert np.prod(told["shape"]) == 6 * 19 * 128 * 1280
+
+
+def test_a_sidecar_without_its_header_row_is_not_quoted(hospital_of_secrets, tmp_path):
+    root = shutil.copytree(hospital_of_secrets, tmp_path / "bids")
+    for table in root.rglob("*_channels.tsv"):
+        table.write_text("Quackenbush\tuV\n")
+        break
+    read(root, tmp_path / "cohort", engine=Here())
+    assert leaks(tmp_path / "cohort") == set()

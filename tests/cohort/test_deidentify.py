@@ -1,8 +1,9 @@
+import math
 import stat
 
 import pytest
 
-from openclef.cohort.deidentify import date_shift, pooled_age, site_key
+from openclef.cohort.deidentify import date_shift, key_mark, pooled_age, site_key
 from openclef.errors import OpenclefError
 
 
@@ -19,8 +20,8 @@ def test_shifts_differ_by_patient_and_site():
 
 
 def test_ages_above_89_are_pooled():
-    assert [pooled_age(a) for a in (None, -1.0, 42.5, 89.0, 93.0, 104.0)] == [
-        None, None, 42.5, 89.0, 90.0, 90.0,
+    assert [pooled_age(a) for a in (None, -1.0, math.nan, 42.5, 89.0, 93.0, 104.0)] == [
+        None, None, None, 42.5, 89.0, 90.0, 90.0,
     ]  # fmt: skip
 
 
@@ -31,6 +32,37 @@ def test_the_sites_key_is_made_once_and_is_private(tmp_path, monkeypatch):
     assert len(key) == 32
     assert site_key() == key
     assert stat.S_IMODE((tmp_path / "openclef" / "site.key").stat().st_mode) == 0o600
+
+
+def test_a_key_half_written_or_too_short_is_refused(tmp_path, monkeypatch):
+    """Every date would be shifted by what anyone can find out."""
+    monkeypatch.setenv("OPENCLEF_SITE_KEY", "ab" * 15)
+    with pytest.raises(OpenclefError, match="a key of 15 bytes; at least 16"):
+        site_key()
+    monkeypatch.delenv("OPENCLEF_SITE_KEY")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "openclef").mkdir()
+    (tmp_path / "openclef" / "site.key").touch()
+    with pytest.raises(OpenclefError, match=r"site\.key: a key of 0 bytes"):
+        site_key()
+
+
+def test_of_two_processes_that_make_the_key_one_wins(tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENCLEF_SITE_KEY", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    path = tmp_path / "openclef" / "site.key"
+
+    def other_first(n):
+        path.write_bytes(b"o" * n)
+        return b"m" * n
+
+    monkeypatch.setattr("secrets.token_bytes", other_first)
+    assert site_key() == b"o" * 32
+    assert [found.name for found in path.parent.iterdir()] == ["site.key"]
+
+
+def test_the_mark_of_a_key_tells_keys_apart():
+    assert key_mark(b"a" * 32) == key_mark(b"a" * 32) != key_mark(b"b" * 32)
 
 
 def test_a_key_that_is_not_hexadecimal_is_refused(monkeypatch):

@@ -491,7 +491,7 @@ def test_the_index_spares_a_second_walk_and_knows_its_root(made, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": []}, r"another labels: \['diagnosis'\] there, \[\] asked"),
+        ({"labels": []}, r"another choice of labels: \['diagnosis'\] there, \[\] asked"),
         ({"layout": "bids"}, "another layout: folder there, bids asked"),
         ({"root": "elsewhere"}, "another data set: "),
     ],
@@ -547,4 +547,4 @@ def test_a_part_names_neither_the_file_nor_its_neighbours(tmp_path):
     )  # fmt: skip
     ingest_session(job)
     part = read_part(part_path(tmp_path / "out", "S1"))
-    assert part["message"] == "*_channels.tsv: no column 'name'; columns: label"
+    assert part["message"] == "*_channels.tsv: no column 'name' among its 1 columns"

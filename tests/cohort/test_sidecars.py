@@ -29,7 +29,9 @@ def test_a_recording_without_a_table_is_told_nothing(tmp_path):
         assert read_channels_tsv(tmp_path / name) is None
 
 
-@pytest.mark.parametrize(("text", "message"), [("label\tstatus\nFz\tbad", "'name'"), ("", "none")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("label\tstatus\nFz\tbad", "'name'"), ("", "its 0 columns")]
+)
 def test_a_table_without_names_is_refused(tmp_path, text, message):
     write_text(tmp_path / "sub-a_channels.tsv", text)
     with pytest.raises(RecordingError, match=message):

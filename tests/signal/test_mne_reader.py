@@ -15,6 +15,7 @@ import scipy.io
 
 from openclef.errors import RecordingError
 from openclef.signal import open_recording, read_recording
+from openclef.signal.matfile import check_mat_file
 from openclef.signal.mne_reader import open_mne, plain_errors
 
 LABELS = ("Fp1", "C4", "ECG", "O2")
@@ -75,6 +76,7 @@ def write_eeglab(
     *,
     embedded: bool = True,
     boundaries: tuple[float, ...] = (),
+    is_compressed: bool = False,
 ) -> Path:
     events = [{"type": "boundary", "latency": at, "duration": 90.0} for at in boundaries]
     if not embedded:
@@ -87,7 +89,7 @@ def write_eeglab(
         "event": events, "icawinv": [], "icaweights": [], "icasphere": [],
         "chaninfo": {"nosedir": "+X"}, "epoch": [], "ref": "common",
     }  # fmt: skip
-    scipy.io.savemat(folder / "a.set", {"EEG": eeg}, appendmat=False)
+    scipy.io.savemat(folder / "a.set", {"EEG": eeg}, appendmat=False, do_compression=is_compressed)
     return folder / "a.set"
 
 
@@ -442,6 +444,54 @@ def test_a_suffix_that_lies_ends_in_one_error(tmp_path: Path, suffix: str) -> No
     path.write_bytes(content * 20)
     with pytest.raises(RecordingError, match=rf"lie\{suffix}: not "):
         open_recording(path)
+
+
+def overwritten(path: Path, at: int, value: bytes) -> Path:
+    content = path.read_bytes()
+    path.write_bytes(content[:at] + value + content[at + len(value) :])
+    return path
+
+
+def test_damage_that_would_hang_or_crash_a_reader_is_found_before(tmp_path: Path) -> None:
+    fif = write_fif(tmp_path, signals_uv())
+    for at, value, cause in [
+        (12, b"\0\0\0\x10", None),  # the next tag is at 16, in the first one
+        (28, b"\0\0\0\0", None),
+        (8, b"\xff\xff\xff\xf0", "size below zero"),
+    ]:
+        with pytest.raises(RecordingError, match=cause or r"a_raw\.fif: not a readable"):
+            open_recording(overwritten(fif, at, value))
+    loop = write_fif(tmp_path, signals_uv(), name="loop_raw.fif")
+    size = int.from_bytes(loop.read_bytes()[8:12], "big")
+    overwritten(loop, 16 + size + 12, (16 + size).to_bytes(4, "big"))  # the second follows itself
+    with pytest.raises(RecordingError, match="round in circles"):
+        open_recording(loop)
+    zipped = write_fif(tmp_path, signals_uv(), name="z_raw.fif.gz")
+    with pytest.raises(RecordingError, match="does not unpack"):
+        open_recording(overwritten(zipped, 2000, b"nan"))
+    gdf = write_gdf(tmp_path, signals_uv(), unit="uV")
+    with pytest.raises(RecordingError, match="not the number of channels"):
+        open_recording(overwritten(gdf, 252, b"\xff\xff\xff\x7f"))
+
+
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_a_damaged_mat_file_is_refused_and_a_whole_one_is_not(
+    tmp_path: Path, is_compressed: bool
+) -> None:
+    """SciPy's reader crashes on some: cut and flip wherever a size or type may be."""
+    path = write_eeglab(tmp_path, signals_uv(), boundaries=(801.5,), is_compressed=is_compressed)
+    content = path.read_bytes()
+    check_mat_file(path)
+    for at in range(128, 2000 if not is_compressed else len(content), 997 if is_compressed else 4):
+        path.write_bytes(content[:at] + b"\x7f\xff\xff\x7f" + content[at + 4 :])
+        try:
+            read_recording(path)
+        except RecordingError as error:
+            told = str(error)
+            assert told.startswith(str(path))
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="damaged"):
+        check_mat_file(path)
 
 
 @pytest.mark.parametrize("text", ["Mustermann"])

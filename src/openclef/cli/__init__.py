@@ -9,6 +9,7 @@ import typer
 from openclef.cli import benchmark, demo, embed, ingest, pack, run, simulate, tokenize, train
 from openclef.errors import OpenclefError
 
+_INTERRUPTED = 130
 app = typer.Typer(
     name="openclef",
     help="Whole clinical EEG sessions, reports and health records in one embedding.",
@@ -52,8 +53,10 @@ def main() -> None:
         _stop(str(error), 2)
     except OSError as error:
         _stop(f"{error.filename or 'input/output'}: {error.strerror or error}", 2)
-    except KeyboardInterrupt:
-        _stop("interrupted; the same command goes on from here", 130)
+    except SystemExit as ended:
+        if ended.code != _INTERRUPTED:  # how Typer tells of Ctrl-C
+            raise
+        _stop("interrupted; the same command goes on from here", _INTERRUPTED)
 
 
 def _stop(message: str, code: int) -> None:

@@ -82,15 +82,17 @@ def find_source(root: Path, out: Path, *, layout: str, labels: Sequence[str]) ->
     Raises OpenclefError as `read_source`; ArtefactError if `out` holds something else, or the index
     of another data set or other labels.
     """
+    artefact.refuse_foreign(out)  # before a walk that may last an hour
     index = out / INDEX
     if not index.exists():
-        artefact.refuse_foreign(out)  # before a walk that may last an hour
         return read_source(root.absolute(), layout=layout, labels=labels)
     source = Source.read_index(index)
-    known = (str(source.root.resolve()), source.layout, _labels_of(out))
-    wanted = source.layout if layout == "auto" else layout
-    asked = (str(root.resolve()), wanted, list(labels))
-    for what, there, now in zip(("data set", "layout", "labels"), known, asked, strict=True):
+    known_labels = artefact.read_identity(out / "config.json")["config"].get("labels", [])
+    for what, there, now in (
+        ("data set", str(source.root.resolve()), str(root.resolve())),
+        ("layout", source.layout, source.layout if layout == "auto" else layout),
+        ("choice of labels", known_labels, list(labels)),
+    ):
         if there != now:
             raise ArtefactError(
                 f"{out}: holds the index of another {what}: {there} there, {now} asked; choose "
@@ -100,11 +102,6 @@ def find_source(root: Path, out: Path, *, layout: str, labels: Sequence[str]) ->
         # Not mounted, perhaps: each recording would be told missing, and stay so.
         raise OpenclefError(f"{root}: no such folder")
     return source
-
-
-def _labels_of(out: Path) -> list[str]:
-    config = json.loads((out / "config.json").read_text())["config"]
-    return list(config.get("labels", ()))
 
 
 def ingest(

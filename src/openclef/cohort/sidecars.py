@@ -42,7 +42,7 @@ def read_channels_tsv(recording: Path) -> ChannelsTsv | None:
         raise RecordingError(f"{path}: cannot be read as a table ({error})") from error
     header = [name.strip().lower() for name in lines[0]] if lines else []
     if "name" not in header:
-        raise RecordingError(f"{path}: no column 'name'; columns: {', '.join(header) or 'none'}")
+        raise RecordingError(f"{path}: no column 'name' among its {len(header)} columns")
     bad, units = set(), {}
     for line in lines[1:]:
         row = {key: cell.strip() for key, cell in zip(header, line, strict=False)}

@@ -216,9 +216,7 @@ def _taper(bins, starts, taps, mean, edge, power):  # type: ignore[no-untyped-de
                         for t in range(n):
                             x0, x1, x2, y3, y4 = x[0, t], x[1, t], x[2, t], y[3, t], y[4, t]
                             parts[part, v, t] += a0 * x0 + a1 * x1 + a2 * x2 + a3 * y3 + a4 * y4
-                            parts[part, v + 1, t] += (
-                                b0 * x0 + b1 * x1 + b2 * x2 + b3 * y3 + b4 * y4
-                            )
+                            parts[part, v + 1, t] += b0 * x0 + b1 * x1 + b2 * x2 + b3 * y3 + b4 * y4
             out = power[f][begin : begin + n]
             for t in range(n):
                 total = np.float32(0)

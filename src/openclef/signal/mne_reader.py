@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openclef.errors import RecordingError
+from openclef.signal.intact import check_intact
 from openclef.signal.units import UNITS, known_unit
 from openclef.types import FloatArray
 
@@ -124,6 +125,7 @@ def open_mne(path: Path, suffix: str) -> MneFile:
         The file may not be read, or the disk fails.
     """
     with plain_errors(path) as heard:
+        check_intact(path, suffix)
         raw = _read_raw(path, suffix)
         sfreq_hz = float(raw.info["sfreq"])
         started = raw.info["meas_date"]
@@ -169,7 +171,8 @@ def _read_raw(path: Path, suffix: str) -> Any:
     if suffix == ".raw":
         return mne.io.read_raw_egi(path, verbose="WARNING")
     if suffix == ".data":
-        return mne.io.read_raw_nicolet(path, ch_type="eeg", verbose="WARNING")
+        with mne.utils.use_log_level("WARNING"):  # its header is read at the default verbosity
+            return mne.io.read_raw_nicolet(path, ch_type="eeg", verbose="WARNING")
     if suffix == ".cnt":  # two makers; of ANT's the container is a RIFF or RF64 file
         with path.open("rb") as handle:
             is_ant = handle.read(4) in {b"RIFF", b"RF64"}
@@ -284,7 +287,7 @@ def plain_errors(path: Path) -> Iterator[list[warnings.WarningMessage]]:
             package = needed[1] if needed else getattr(error, "name", None) or "a package"
             raise RecordingError(
                 f"{path}: reading {path.suffix} files needs {package}, which is not installed: "
-                "pip install 'openclef[formats]'"
+                f"pip install {package}, or 'openclef[formats]' for all formats"
             ) from error
         case = "; try a suffix in lower case" if path.suffix != path.suffix.lower() else ""
         raise RecordingError(

@@ -93,10 +93,11 @@ def fit_to_window(spectrogram: Spectrogram, *, n_frames: int = SESSION_WINDOW_S)
             "crop the recording or read it window by window"
         )
     n_pad = n_frames - n_given
+    if not n_pad:
+        return spectrogram
     times_s = np.arange(n_frames) * STEP_S
     time_mask = np.pad(spectrogram.time_mask, (0, n_pad), constant_values=True)
-    if n_pad:
-        time_mask |= times_s + WINDOW_S / 2 > n_given * STEP_S
+    time_mask |= times_s + WINDOW_S / 2 > n_given * STEP_S
     return Spectrogram(
         power_db=np.pad(
             spectrogram.power_db, ((0, 0), (0, 0), (0, n_pad)), constant_values=HIDDEN_DB
