@@ -94,7 +94,8 @@ def main() -> None:
         write_recording(path)
         job = SessionJob(
             session_id="S000001", path=path, folder=folder, line_hz=None, unit=None,
-            windows="all", seed=0, crop_s=float("inf"), size_bytes=path.stat().st_size, date_shift=timedelta(0),
+            windows="all", seed=0, crop_s=float("inf"), size_bytes=path.stat().st_size,
+            date_shift=timedelta(0),
         )  # fmt: skip
         window = next(open_recording(path).iter_windows())
         frames = np.zeros((1280 * 19, 4 * SFREQ_HZ), np.float32)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from openclef.errors import OpenclefError, RecordingError
 from openclef.signal.filters import check_finite, checked_for_filters, preprocess
@@ -49,27 +48,48 @@ def spectrogram(recording: Recording) -> Spectrogram:
     return _fused(recording, line_hz=None)
 
 
-def _fused(recording: Recording, *, line_hz: float | None) -> Spectrogram:
-    """Spectrogram of a recording in the order of the 19, raw (with its line) or preprocessed."""
-    n_frames = round(recording.duration_s * SFREQ_HZ) // round(STEP_S * SFREQ_HZ)
+def _fused(
+    recording: Recording, *, line_hz: float | None, n_frames: int | None = None
+) -> Spectrogram:
+    """Spectrogram of a recording in the order of the 19, raw (with its line) or preprocessed.
+
+    n_frames: pad to so many, as `fit_to_window` does.
+    """
+    n_given = round(recording.duration_s * SFREQ_HZ) // round(STEP_S * SFREQ_HZ)
+    n_frames = n_given if n_frames is None else n_frames
     n_freqs = round(MAX_FREQ_HZ * WINDOW_S)
+    time_mask = _padded_mask(_touches_gap(n_given, recording.gaps), n_frames)
     power_db = np.full((len(CHANNELS), n_freqs, n_frames), HIDDEN_DB, np.float32)
     for row in np.flatnonzero(~recording.channel_mask):
-        power_db[row] = fused_power_db(
+        power_db[row, :, :n_given] = fused_power_db(
             recording.signal_uv[row], sfreq_hz=recording.sfreq_hz, line_hz=line_hz
         )
-    times_s = np.arange(n_frames, dtype=np.float64) * STEP_S
     return Spectrogram(
         power_db=power_db,
         freqs_hz=(np.arange(n_freqs) / WINDOW_S).astype(np.float32),
-        times_s=times_s.astype(np.float32),
+        times_s=(np.arange(n_frames) * STEP_S).astype(np.float32),
         channel_mask=recording.channel_mask.copy(),
-        time_mask=_touches_gap(times_s, recording.gaps),
+        time_mask=time_mask,
     )
 
 
-def _touches_gap(times_s: NDArray[np.float64], gaps: tuple[tuple[float, float], ...]) -> BoolArray:
-    hidden = np.zeros(len(times_s), np.bool_)
+def _padded_mask(time_mask: BoolArray, n_frames: int) -> BoolArray:
+    """Hide the padding after the given frames, and frames whose window reaches into it."""
+    n_given = len(time_mask)
+    if n_given > n_frames:
+        raise OpenclefError(
+            f"{n_given} frames do not fit a window of {n_frames}: "
+            "crop the recording or read it window by window"
+        )
+    padded = np.pad(time_mask, (0, n_frames - n_given), constant_values=True)
+    if n_frames > n_given:
+        padded |= np.arange(n_frames) * STEP_S + WINDOW_S / 2 > n_given * STEP_S
+    return padded
+
+
+def _touches_gap(n_frames: int, gaps: tuple[tuple[float, float], ...]) -> BoolArray:
+    hidden = np.zeros(n_frames, np.bool_)
+    times_s = np.arange(n_frames) * STEP_S
     for start_s, stop_s in gaps:
         hidden |= (times_s - WINDOW_S / 2 < stop_s) & (times_s + WINDOW_S / 2 > start_s)
     return hidden
@@ -86,24 +106,14 @@ def fit_to_window(spectrogram: Spectrogram, *, n_frames: int = SESSION_WINDOW_S)
     OpenclefError
         More frames than `n_frames`: crop the recording, or read it window by window.
     """
-    n_given = spectrogram.power_db.shape[-1]
-    if n_given > n_frames:
-        raise OpenclefError(
-            f"{n_given} frames do not fit a window of {n_frames}: "
-            "crop the recording or read it window by window"
-        )
-    n_pad = n_frames - n_given
-    if not n_pad:
-        return spectrogram
-    times_s = np.arange(n_frames) * STEP_S
-    time_mask = np.pad(spectrogram.time_mask, (0, n_pad), constant_values=True)
-    time_mask |= times_s + WINDOW_S / 2 > n_given * STEP_S
+    time_mask = _padded_mask(spectrogram.time_mask, n_frames)
+    n_pad = n_frames - len(spectrogram.time_mask)
     return Spectrogram(
         power_db=np.pad(
             spectrogram.power_db, ((0, 0), (0, 0), (0, n_pad)), constant_values=HIDDEN_DB
         ),
         freqs_hz=spectrogram.freqs_hz,
-        times_s=times_s.astype(np.float32),
+        times_s=(np.arange(n_frames) * STEP_S).astype(np.float32),
         channel_mask=spectrogram.channel_mask,
         time_mask=time_mask,
     )
@@ -122,4 +132,4 @@ def window_spectrogram(recording: Recording, *, line_hz: float | None = None) ->
     if not can_fuse(recording.sfreq_hz):
         return fit_to_window(spectrogram(preprocess(recording, line_hz=line_hz)))
     ordered, line_hz = checked_for_filters(recording, line_hz)
-    return fit_to_window(_fused(bridge_gaps(ordered), line_hz=line_hz))
+    return _fused(bridge_gaps(ordered), line_hz=line_hz, n_frames=SESSION_WINDOW_S)
