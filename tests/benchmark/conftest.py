@@ -11,7 +11,8 @@ import pytest
 import zarr
 
 from openclef import artefact
-from openclef.cohort.store import ARRAY_SHAPE, Cohort
+from openclef.cohort.shards import ARRAY_SHAPE
+from openclef.cohort.store import Cohort
 
 
 @pytest.fixture

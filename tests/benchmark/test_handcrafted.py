@@ -11,7 +11,8 @@ from openclef.benchmark.rivals.handcrafted import (
     embed_handcrafted,
     spectrum_mean_sd,
 )
-from openclef.cohort.store import ARRAY_SHAPE, FREQ_STEP_HZ
+from openclef.cohort.shards import ARRAY_SHAPE
+from openclef.cohort.store import FREQ_STEP_HZ
 from openclef.types import Spectrogram
 
 
