@@ -20,8 +20,8 @@ def test_shifts_differ_by_patient_and_site():
 
 
 def test_ages_above_89_are_pooled():
-    assert [pooled_age(a) for a in (None, -1.0, math.nan, 42.5, 89.0, 93.0, 104.0)] == [
-        None, None, None, 42.5, 89.0, 90.0, 90.0,
+    assert [pooled_age(a) for a in (None, -1.0, math.nan, 999.0, math.inf, 42.5, 89.0, 93.0)] == [
+        None, None, None, None, None, 42.5, 89.0, 90.0,
     ]  # fmt: skip
 
 

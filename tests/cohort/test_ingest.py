@@ -1,6 +1,7 @@
 """From a data set to a cohort: what every layout gives, and what cannot be used."""
 
 import dataclasses
+import errno
 import math
 import shutil
 from datetime import timedelta
@@ -19,7 +20,13 @@ from openclef.cohort import session as session_module
 from openclef.cohort.engine import LocalEngine, WorkerDied
 from openclef.cohort.ingest import IngestConfig, find_source, ingest
 from openclef.cohort.layouts import LAYOUTS, read_source
-from openclef.cohort.session import SessionJob, ingest_session, part_path, read_part
+from openclef.cohort.session import (
+    SessionJob,
+    SourceError,
+    ingest_session,
+    part_path,
+    read_part,
+)
 from openclef.cohort.sidecars import read_channels_tsv
 from openclef.cohort.store import Cohort
 from openclef.errors import ArtefactError, OpenclefError
@@ -541,10 +548,53 @@ def test_a_part_names_neither_the_file_nor_its_neighbours(tmp_path):
     write_edf(tmp_path / "sub-smith_eeg.edf")
     (tmp_path / "sub-smith_channels.tsv").write_text("label\nFp1\n")
     path = tmp_path / "sub-smith_eeg.edf"
-    job = SessionJob(
-        session_id="S1", path=path, size_bytes=path.stat().st_size, folder=tmp_path / "out",
-        line_hz=None, unit=None, windows="all", seed=0, crop_s=math.inf, date_shift=timedelta(0),
-    )  # fmt: skip
-    ingest_session(job)
+    ingest_session(job_of(path, tmp_path / "out"))
     part = read_part(part_path(tmp_path / "out", "S1"))
     assert part["message"] == "*_channels.tsv: no column 'name' among its 1 columns"
+
+
+def job_of(path, out):
+    return SessionJob(
+        session_id="S1", root=path.parent, path=path, size_bytes=path.stat().st_size, folder=out,
+        line_hz=None, unit=None, windows="all", seed=0, crop_s=math.inf, date_shift=timedelta(0),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("trouble", [OSError(errno.ESTALE, "Stale file handle"), MemoryError()])
+def test_trouble_of_the_mount_or_the_machine_gives_no_recording_up(tmp_path, monkeypatch, trouble):
+    write_edf(tmp_path / "a.edf")
+
+    def fail(*_, **__):
+        raise trouble
+
+    monkeypatch.setattr("openclef.cohort.session.open_recording", fail)
+    with pytest.raises(SourceError, match="the same command goes on"):
+        ingest_session(job_of(tmp_path / "a.edf", tmp_path / "out"))
+    assert not part_path(tmp_path / "out", "S1").exists()
+
+
+def test_a_data_set_that_goes_away_stops_the_run(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    write_edf(source / "a.edf")
+    job = job_of(source / "a.edf", tmp_path / "out")
+    source.rename(tmp_path / "unmounted")
+    with pytest.raises(SourceError, match="no such folder any more"):
+        ingest_session(job)
+    assert not part_path(tmp_path / "out", "S1").exists()
+
+
+def test_windows_without_eeg_are_counted_and_gaps_between_windows_too(tmp_path):
+    rng = np.random.default_rng(0)
+    signal = 20 * rng.standard_normal(2600 * 128)
+    signal[: 1280 * 128] = 0.0  # the headbox is off
+    edf = edfio.EdfSignal(
+        signal, 128, label="C3", physical_dimension="uV", physical_range=(-500, 500)
+    )
+    edfio.Edf([edf]).write(tmp_path / "a.edf")
+    ingest_session(job_of(tmp_path / "a.edf", tmp_path / "out"))
+    part = read_part(part_path(tmp_path / "out", "S1"))
+    assert [window["start_s"] for window in part["windows"]] == [1280.0]
+    told = part["quality"]["notes"]["skipped_windows"]
+    assert told.startswith("1 of 2, the last: all 1 EEG channels are flat")
+    assert part["columns"]["q_assessed_s"] == 1280.0

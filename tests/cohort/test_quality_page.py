@@ -36,7 +36,13 @@ def session(number: int, **changes) -> dict:
     }
     row |= {"duration_s": 1200.0, **{f"q_{state}": [] for state in STATES}, "q_kept": CHANNELS}
     row |= {"q_amplitude_uv": [10.0] * 19, "q_line_hz": None, "q_line_ratio": 1.1, "q_n_gaps": 0}
-    row |= {"q_gap_s": 0.0, "q_visible_s": 1200.0, "q_usable_s": 1200.0, "q_artefact": 0.0}
+    row |= {
+        "q_gap_s": 0.0,
+        "q_assessed_s": 1200.0,
+        "q_visible_s": 1200.0,
+        "q_usable_s": 1200.0,
+        "q_artefact": 0.0,
+    }
     row |= {"q_artefact_per_minute": [0.0] * 20, "q_sfreq_hz": 256.0, "q_reference": "LE"}
     return row | {"q_unit": "as stated", "q_notes": []} | changes
 

@@ -401,3 +401,13 @@ def test_crop_keeps_the_first_seconds() -> None:
     for wrong_s in (3.9, 10.5):
         with pytest.raises(RecordingError, match=rf"crop to {wrong_s:g} s: from 4 s up to .* 10 s"):
             crop(recording, duration_s=wrong_s)
+
+
+def test_a_sidecar_marks_channels_in_its_own_spelling(tmp_path: Path) -> None:
+    path = write_edf(tmp_path / "a.edf", {"EEG FP1-REF": noise(6), "EEG C4-REF": noise(6, seed=1)})
+    file = open_recording(path, bad=["Fp1", "Oz"])
+    assert file.montage.names == ("C4",)
+    assert file.provenance["marked_bad"] == "1 channels"
+    assert file.provenance["marked_bad_unknown"] == "1 labels that the file does not have"
+    unitless = write_edf(tmp_path / "b.edf", {"EEG C4-REF": noise(6)}, unit="")
+    assert open_recording(unitless, units_beside={"EEG C4-Ref.": "uV"}).unit == "uV"

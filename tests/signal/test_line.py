@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.signal import welch
 
-from openclef.signal.line import line_harmonics_hz, subtract_line
+from openclef.signal.line import detect_line_hz, subtract_line
+from openclef.types import Recording
 
 
 def pink(duration_s: float, *, sfreq_hz: float = 200, seed: int = 0) -> np.ndarray:
@@ -108,7 +109,14 @@ def test_the_input_is_untouched() -> None:
     np.testing.assert_array_equal(signal, before)
 
 
-def test_which_harmonics_a_notch_fits() -> None:
-    np.testing.assert_array_equal(line_harmonics_hz(60, 128), [60, 120])
-    np.testing.assert_array_equal(line_harmonics_hz(50, 100), [50])
-    assert not len(line_harmonics_hz(60, 60.5))
+@pytest.mark.parametrize("line_hz", [50.0, 60.0])
+@pytest.mark.parametrize("gaps", [(), ((30.0, 70.0),)])
+def test_the_line_is_told_from_what_was_recorded(line_hz: float, gaps: tuple) -> None:
+    """The middle of the window may be a gap: zeros have no line."""
+    signal = pink(100) + 20 * np.sin(2 * np.pi * line_hz * times(100, 200))
+    for start_s, stop_s in gaps:
+        signal[round(200 * start_s) : round(200 * stop_s)] = 0
+    recording = Recording(
+        signal[np.newaxis].astype(np.float32), 200.0, ("C3",), np.zeros(1, np.bool_), gaps=gaps
+    )
+    assert detect_line_hz(recording) == line_hz

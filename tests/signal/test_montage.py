@@ -12,6 +12,7 @@ import pytest
 from openclef.errors import RecordingError
 from openclef.signal.labels import canonical_name
 from openclef.signal.montage import (
+    BESIDE_CHAINS,
     BIPOLAR,
     GRID,
     MARKED_BAD,
@@ -230,10 +231,16 @@ def test_a_few_channels_to_the_ear_beside_derivations_are_kept() -> None:
     assert _found(match_channels(labels)) == {"C3": ("C3-A2", "A2"), "C4": ("C4-A1", "A1")}
 
 
-def test_referential_channels_win_over_derivations() -> None:
-    montage = match_channels([*TCP, "EEG C3-REF", "EEG A1-REF"])
-    assert _found(montage) == {"C3": ("EEG C3-REF", "REF")}
+def test_of_referential_channels_and_derivations_those_win_that_give_more_electrodes() -> None:
+    referential = [f"EEG {name}-REF" for name in CHANNELS]
+    montage = match_channels([*TCP, *referential, "EEG A1-REF"])
+    assert montage.mixing is None
+    assert set(montage.references) == {"REF"}
     assert _reasons(montage)["C3-Cz"] == _reasons(montage)["T4-A2"] == BIPOLAR
+    alone = match_channels(TCP)
+    montage = match_channels([*TCP, "EEG C3-REF", "EEG A1-REF"])
+    assert montage.names == alone.names
+    assert _reasons(montage)["EEG C3-REF"] == BESIDE_CHAINS
     # A reference of other electrodes does not: FC1 and CP1 in some of CHB-MIT's files.
     assert match_channels([*CHB_MIT, "FC1-Ref", "CP1-Ref"]).names == CHB_MIT_SOLVED
 

@@ -302,3 +302,14 @@ def test_seizures_are_not_artefacts_and_line_harmonics_are_noise(real_data):
     hum = quality(read_recording(folder / "Other_sample1.edf"))
     assert hum.line_hz == 60
     assert hum.channels("noisy") == list(CHANNELS)
+
+
+def test_gaps_between_windows_count_although_no_window_lies_in_them():
+    windows = [recording(eeg()), recording(eeg(seed=1), start_s=7680.0)]
+    found = summarise(
+        [assess_window(window) for window in windows],
+        montage={}, unit_verdict="uV", notes={}, segments=[(0, 80), (7680, 7760)],
+    )  # fmt: skip
+    columns = found.columns()
+    assert (columns["q_n_gaps"], columns["q_gap_s"]) == (1, 7600.0)
+    assert columns["q_assessed_s"] == columns["q_visible_s"] == 160.0

@@ -50,8 +50,13 @@ def ingest(
     typer.echo(f"{len(found.sessions)} recordings, layout {found.layout}")
     if found.n_missing:
         typer.echo(f"{found.n_missing} recordings are listed in its tables but not on disk")
+    if (out / "manifest.json").exists():
+        typer.echo("complete already; a data set that has changed since needs another folder")
     read(found, out, config=config, engine=runs_on)
     cohort = Cohort(out)
+    if config.crop != "none":
+        longest_s = float(cohort.sessions["duration_s"].to_numpy().max())
+        typer.echo(f"cropped to at most {longest_s:g} s (--crop)")
     n_errors = cohort.table("errors").height
     typer.echo(
         f"{cohort.sessions.height} sessions of {cohort.sessions['subject_id'].n_unique()} "

@@ -15,6 +15,7 @@ from openclef.errors import OpenclefError
 
 OLDEST_AGE = 90
 _MAX_SHIFT_DAYS = 3650
+_OLDEST_POSSIBLE = 130
 _MIN_KEY_BYTES = 16
 
 
@@ -67,7 +68,7 @@ def date_shift(subject: str, *, key: bytes) -> timedelta:
 
 
 def pooled_age(age: float | None) -> float | None:
-    """Ages above 89 become 90."""
-    if age is None or not age >= 0:  # NaN neither
+    """Ages above 89 become 90; what no one lives to (999, infinity) is an age not known."""
+    if age is None or not 0 <= age <= _OLDEST_POSSIBLE:  # NaN neither
         return None
     return min(age, float(OLDEST_AGE))

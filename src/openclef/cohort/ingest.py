@@ -210,6 +210,7 @@ def _read_all(
         session = sessions[name]
         return SessionJob(
             session_id=name,
+            root=root.absolute(),
             path=session.path.absolute(),
             size_bytes=session.size_bytes,
             folder=folder,

@@ -23,7 +23,8 @@ from openclef.types import CHANNELS
 QUALITY_COLUMNS: dict[str, Any] = {
     **{f"q_{state}": pl.List(pl.String) for state in STATES},
     "q_amplitude_uv": pl.List(pl.Float64), "q_line_hz": pl.Float64, "q_line_ratio": pl.Float64,
-    "q_n_gaps": pl.Int64, "q_gap_s": pl.Float64, "q_visible_s": pl.Float64,
+    "q_n_gaps": pl.Int64, "q_gap_s": pl.Float64, "q_assessed_s": pl.Float64,
+    "q_visible_s": pl.Float64,
     "q_usable_s": pl.Float64, "q_artefact": pl.Float64,
     "q_artefact_per_minute": pl.List(pl.Float64), "q_sfreq_hz": pl.Float64,
     "q_reference": pl.String, "q_unit": pl.String, "q_notes": pl.List(pl.String),
@@ -60,7 +61,7 @@ def write_quality_page(
     table = sessions.select(read).with_columns(
         pl.col("site", "setting").fill_null("not stated"),
         **{f"n_{state}": pl.col(f"q_{state}").list.len() for state in STATES},
-        usable=(pl.col("q_usable_s") / pl.col("duration_s")).clip(0, 1),
+        usable=(pl.col("q_usable_s") / pl.col("q_assessed_s")).clip(0, 1),
     )
     states = _state_fractions(table)
     source = files("openclef.cohort").joinpath("quality_page.html").read_text(encoding="utf-8")
@@ -98,7 +99,7 @@ def _totals(table: pl.DataFrame) -> dict[str, Any]:
         sessions=pl.len(),
         hours=pl.col("duration_s").sum() / 3600,
         usable_hours=pl.col("q_usable_s").sum() / 3600,
-        usable=pl.col("q_usable_s").sum() / pl.col("duration_s").sum(),
+        usable=pl.col("q_usable_s").sum() / pl.col("q_assessed_s").sum(),
         kept=pl.col("n_kept").median(),
         complete=(pl.col("n_kept") == len(CHANNELS)).mean(),
         with_gaps=(pl.col("q_n_gaps") > 0).mean(),
@@ -159,7 +160,7 @@ def _by_group(table: pl.DataFrame, column: str) -> list[dict[str, Any]]:
         .agg(
             n=pl.len(),
             hours=pl.col("duration_s").sum() / 3600,
-            usable=pl.col("q_usable_s").sum() / pl.col("duration_s").sum(),
+            usable=pl.col("q_usable_s").sum() / pl.col("q_assessed_s").sum(),
             kept=pl.col("n_kept").mean(),
             artefact=pl.col("q_artefact").median(),
             line=pl.col("q_line_hz").is_not_null().mean(),

@@ -9,6 +9,7 @@ caught where the recording is read, so every other `OSError` is the second.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -28,6 +29,7 @@ from openclef.errors import OpenclefError, RecordingError
 from openclef.signal import (
     RecordingFile,
     assess_window,
+    detect_line_hz,
     implausible,
     open_recording,
     summarise,
@@ -39,8 +41,18 @@ from openclef.types import MIN_RECORDING_S, BoolArray, Recording
 WindowChoice = Literal["all", "first", "random"]
 
 
+# Trouble of the machine or the mount, not of a file: another try may succeed.
+_PASSING = frozenset(
+    {errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE, errno.ENFILE}
+)
+
+
 class StorageError(OpenclefError):
     """The output cannot be written: the run stops, where a bad recording would be skipped."""
+
+
+class SourceError(OpenclefError):
+    """The data set cannot be read just now: the run stops, and no recording is given up."""
 
 
 @contextmanager
@@ -65,7 +77,14 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except OpenclefError:
         raise
+    except MemoryError as error:
+        raise SourceError("out of memory; with fewer workers the same command goes on") from error
     except OSError as error:
+        if error.errno in _PASSING:
+            raise SourceError(
+                f"the data set cannot be read ({error.strerror}); once it can be, the same command "
+                "goes on from here"
+            ) from error
         raise RecordingError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:
         at = traceback.extract_tb(error.__traceback__)[-1]
@@ -79,11 +98,12 @@ def _reading(path: Path) -> Iterator[None]:
 class SessionJob:
     """A recording to read.
 
-    size_bytes: when the data set was indexed. crop_s: read no further; date_shift: what its clock
-    is moved by.
+    root: of its data set. size_bytes: when the data set was indexed. crop_s: read no further;
+    date_shift: what its clock is moved by.
     """
 
     session_id: str
+    root: Path
     path: Path
     size_bytes: int | None
     folder: Path
@@ -117,7 +137,14 @@ def ingest_session(job: SessionJob) -> None:
                 temporary.open("wb") as power,
             ):
                 part = _read(job, power)
+        except SourceError:
+            raise
         except OpenclefError as error:
+            if not job.root.is_dir():
+                raise SourceError(
+                    f"{job.root}: no such folder any more; once it is back, the same command goes "
+                    "on from here"
+                ) from error
             finish_failed(job, error)
         else:
             write_json(part_path(job.folder, job.session_id), part)
@@ -150,10 +177,13 @@ def _read(job: SessionJob, power: BinaryIO) -> dict[str, Any]:
             bad=sidecar.bad if sidecar else (),
         )
     windows, measures = [], []
-    for recording in _chosen(file, job):
+    notes = {k: v for k, v in file.provenance.items() if k not in ("format", "reference")}
+    line_hz = job.line_hz
+    for recording in _chosen(file, job, notes):
         with _reading(job.path):
             measures.append(assess_window(recording))
-            spectrogram = window_spectrogram(recording, line_hz=job.line_hz)
+            line_hz = line_hz or detect_line_hz(recording)  # one for all windows
+            spectrogram = window_spectrogram(recording, line_hz=line_hz)
         stored = spectrogram.power_db.astype(np.float16)
         power.write(stored.data)
         windows.append(
@@ -169,7 +199,8 @@ def _read(job: SessionJob, power: BinaryIO) -> dict[str, Any]:
             measures,
             montage={**file.montage.record(), "reference": file.provenance["reference"]},
             unit_verdict=file.unit,
-            notes={k: v for k, v in file.provenance.items() if k not in ("format", "reference")},
+            notes=notes,
+            segments=[(a, min(b, job.crop_s)) for a, b in file.segments if a < job.crop_s],
         )
         started = file.start_time
         return {
@@ -178,7 +209,7 @@ def _read(job: SessionJob, power: BinaryIO) -> dict[str, Any]:
             "n_channels_present": len(file.montage.names),
             "start_time": (started + job.date_shift).isoformat() if started else None,
             "columns": quality.columns(),
-            "quality": quality.to_json(),
+            "quality": {**quality.to_json(), "line_hz_removed": line_hz},
         }
 
 
@@ -195,8 +226,11 @@ def _check_unchanged(job: SessionJob) -> None:
         )
 
 
-def _chosen(file: RecordingFile, job: SessionJob) -> Iterator[Recording]:
-    """The windows asked for that hold plausible EEG; raises RecordingError if there is none."""
+def _chosen(file: RecordingFile, job: SessionJob, notes: dict[str, str]) -> Iterator[Recording]:
+    """The windows asked for that hold plausible EEG; raises RecordingError if there is none.
+
+    Those without go to `notes`.
+    """
     segments = [(a, min(b, job.crop_s)) for a, b in file.segments if a < job.crop_s]
     bounds = window_bounds_s(min(file.duration_s, job.crop_s), segments=segments)
     bounds = [
@@ -206,7 +240,7 @@ def _chosen(file: RecordingFile, job: SessionJob) -> Iterator[Recording]:
         name = hashlib.sha256(f"{job.seed}/{job.session_id}".encode()).digest()
         bounds = np.random.default_rng(list(name)).permutation(bounds).tolist()
     problem: str | None = f"crop: less than {MIN_RECORDING_S:g} s of it would be left"
-    n_kept = 0
+    n_kept = n_skipped = 0
     for start_s, stop_s in bounds:
         with _reading(job.path):
             recording = file.read(start_s=start_s, stop_s=stop_s)
@@ -216,6 +250,9 @@ def _chosen(file: RecordingFile, job: SessionJob) -> Iterator[Recording]:
             yield recording
             if job.windows != "all":
                 return
+        else:
+            n_skipped += 1
+            notes["skipped_windows"] = f"{n_skipped} of {len(bounds)}, the last: {problem}"
     if not n_kept:
         raise RecordingError(f"{job.path}: {problem}")
 

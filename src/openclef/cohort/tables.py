@@ -1,4 +1,4 @@
-"""The tables of a cohort, written block by block: memory does not grow with the archive."""
+"""The tables of a cohort, written block by block: never all their rows are in memory."""
 
 from __future__ import annotations
 

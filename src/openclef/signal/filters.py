@@ -1,4 +1,4 @@
-"""Band-pass, notch and resampling to 200 Hz: all linear, so applied as one, by FFT.
+"""Line removal, band-pass and resampling to 200 Hz: all linear, so applied as one, by FFT.
 
 The kernels are those MNE designs (as the paper's authors use them, paper.md, Signal [C]); each
 channel then costs one forward and one inverse transform. The ends are extended by reflection, so
@@ -32,8 +32,7 @@ def preprocess(recording: Recording, *, line_hz: float | None = None) -> Recordi
 
     Zero-phase FIR band-pass (paper.md, Signal [C]). In place of the notch the line is subtracted
     (`line`); the low-pass stops its multiples. Below 152 Hz sampling there is nothing to
-    low-pass.
-    Gaps are bridged by a line first.
+    low-pass. Gaps are bridged first (`gaps`).
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ import numpy as np
 from openclef.errors import RecordingError
 from openclef.signal.edf import EdfFile, open_edf
 from openclef.signal.filters import MIN_SFREQ_HZ
-from openclef.signal.labels import shown_label
+from openclef.signal.labels import canonical_name, plain_label, shown_label
 from openclef.signal.mne_reader import MneFile, open_mne
 from openclef.signal.montage import Montage, match_channels
 from openclef.signal.rates import Reader, common_rate_hz, read_at_rate
@@ -161,6 +161,9 @@ def open_recording(
     suffix = _checked_suffix(path)
     opened = _open_edf(path) if suffix in EDF_SUFFIXES else _open_mne(path, suffix)
     reader, labels = opened.reader, opened.labels
+    beside_of = {plain_label(label): told for label, told in units_beside.items()}
+    n_strange = sum(not any(_is_among(own, [label]) for own in labels) for label in bad)
+    bad = [own for own in labels if _is_among(own, bad)]
     faults = dict(opened.faults)
     montage = _match(labels, faults, bad)
     if max((reader.rate_hz(pick) for pick in montage.picks), default=0.0) >= MIN_SFREQ_HZ:
@@ -168,6 +171,10 @@ def open_recording(
         faults |= {i: f"sampled at {reader.rate_hz(i):g} Hz, below {MIN_SFREQ_HZ:g}" for i in slow}
         montage = _match(labels, faults, bad) if slow else montage
     notes = dict(opened.notes)
+    if bad:
+        notes["marked_bad"] = f"{len(bad)} channels"
+    if n_strange:
+        notes["marked_bad_unknown"] = f"{n_strange} labels that the file does not have"
     if faults:
         told = [f"{shown_label(labels[i], i)}: {why}" for i, why in sorted(faults.items())]
         notes["unusable_signals"] = "; ".join(told)
@@ -190,7 +197,7 @@ def open_recording(
     if resampled:
         notes["resampled"] = resampled
     units = [opened.units[pick] for pick in montage.picks]
-    beside = [known_unit(units_beside.get(labels[pick], "")) for pick in montage.picks]
+    beside = [known_unit(beside_of.get(plain_label(labels[i]), "")) for i in montage.picks]
     n_beside = sum(
         own is None and other is not None for own, other in zip(units, beside, strict=True)
     )
@@ -380,6 +387,16 @@ def _mne_notes(file: MneFile) -> dict[str, str]:
     if file.n_warnings:
         notes["warnings"] = str(file.n_warnings)
     return notes
+
+
+def _is_among(label: str, marked: Collection[str]) -> bool:
+    """Sidecars spell labels their own way: `Fp1` marks `EEG FP1-REF`."""
+    electrode = canonical_name(label)
+    return any(
+        plain_label(label) == plain_label(other)
+        or (electrode is not None and electrode == canonical_name(other))
+        for other in marked
+    )
 
 
 def _match(labels: Sequence[str], faults: Collection[int], bad: Collection[str]) -> Montage:

@@ -16,25 +16,30 @@ from numpy.typing import NDArray
 from openclef.types import Recording
 
 LINES_HZ = (50.0, 60.0)
+_MOST_STRETCHES = 15
 _BLOCK_S = 0.5
-_BELOW_NYQUIST_HZ = 1.0  # a notch needs so much room
+_BELOW_NYQUIST_HZ = 1.2  # nearer, it cannot be told from its own mirror image
 
 
 def detect_line_hz(recording: Recording) -> float:
     """Tell the line frequency, 50 or 60 Hz, by which one stands out more from its neighbours.
 
-    Measured in the middle half minute (electrodes are fixed at the ends): power within 0.5 Hz over
-    that 2-5 Hz away on both sides, median over channels. Where the amplifier has removed the line
-    already, the answer is arbitrary. Neither the choice nor a mistake in it reaches the
-    spectrogram, which ends at 32 Hz.
+    Power within 0.5 Hz over that 2-5 Hz away on both sides, median over channels, in up to 15
+    stretches of 2 s that were recorded, evenly spread. Where the amplifier has removed the line
+    already, the answer is arbitrary, and does no harm.
     """
-    n_times = recording.signal_uv.shape[1]
-    n_middle = min(n_times, round(30 * recording.sfreq_hz))
-    first = (n_times - n_middle) // 2
-    present = recording.signal_uv[~recording.channel_mask, first : first + n_middle]
-    freqs_hz, power = scipy.signal.welch(
-        present, recording.sfreq_hz, nperseg=round(2 * recording.sfreq_hz), noverlap=0
-    )
+    n_stretch = round(2 * recording.sfreq_hz)
+    n_stretches = recording.signal_uv.shape[1] // n_stretch
+    recorded = np.ones(n_stretches, np.bool_)
+    for start_s, stop_s in recording.gaps:
+        first = int(start_s * recording.sfreq_hz) // n_stretch
+        recorded[first : int(stop_s * recording.sfreq_hz) // n_stretch + 1] = False
+    kept = np.flatnonzero(recorded) if recorded.any() else np.arange(n_stretches)
+    kept = kept[np.linspace(0, len(kept) - 1, min(len(kept), _MOST_STRETCHES)).astype(int)]
+    present = recording.signal_uv[~recording.channel_mask]
+    stretches = present[:, : n_stretches * n_stretch].reshape(len(present), -1, n_stretch)[:, kept]
+    freqs_hz, power = scipy.signal.periodogram(stretches, recording.sfreq_hz, window="hann")
+    power = power.mean(axis=1)
 
     def prominence(line_hz: float) -> float:
         distance_hz = np.abs(freqs_hz - line_hz)
@@ -47,14 +52,6 @@ def detect_line_hz(recording: Recording) -> float:
     return max(LINES_HZ, key=prominence)
 
 
-def line_harmonics_hz(line_hz: float, nyquist_hz: float) -> NDArray[np.float64]:
-    """The line frequency and its multiples that a notch fits below the Nyquist frequency."""
-    harmonics: NDArray[np.float64] = np.arange(
-        line_hz, nyquist_hz - line_hz / 400 - _BELOW_NYQUIST_HZ, line_hz
-    )
-    return harmonics
-
-
 def subtract_line(
     signal_uv: NDArray[np.floating], *, sfreq_hz: float, line_hz: float
 ) -> NDArray[np.float32]:
@@ -62,8 +59,7 @@ def subtract_line(
 
     Its harmonics are left to the low-pass, which stops everything above 94 Hz. The complex
     amplitude of each half second is measured; within it the amplitude follows the parabola through
-    its neighbours, so that a line 0.25 Hz off, or one that changes within seconds, goes as the
-    notch would take it.
+    its neighbours, so that a line 0.25 Hz off, or one that changes within seconds, goes, too.
 
     Parameters
     ----------
@@ -72,7 +68,7 @@ def subtract_line(
     sfreq_hz
         Not necessarily a whole number.
     line_hz
-        Nothing is done if the Nyquist frequency leaves no room for its notch.
+        Nothing is done where the Nyquist frequency is too near.
 
     Returns
     -------
@@ -81,7 +77,7 @@ def subtract_line(
     """
     cleaned = np.array(signal_uv, np.float32)
     n_times, per_block = len(cleaned), sfreq_hz * _BLOCK_S
-    if n_times < per_block or not len(line_harmonics_hz(line_hz, sfreq_hz / 2)):
+    if n_times < per_block or line_hz > sfreq_hz / 2 - _BELOW_NYQUIST_HZ:
         return cleaned
     n_blocks = round(n_times / per_block)
     n_block = n_times // n_blocks

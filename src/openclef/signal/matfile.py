@@ -20,6 +20,7 @@ _ITEM_BYTES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8, 16:
 _CELL, _STRUCT, _OBJECT, _CHAR = 1, 2, 3, 4
 _NUMERIC = range(6, 16)
 _MOST_NESTED = 32
+_MOST_UNPACKED = 2**30
 
 
 class _Element(NamedTuple):
@@ -49,9 +50,12 @@ def check_mat_file(path: Path) -> None:
 
 def _check_inflated(packed: bytes, order: str) -> None:
     try:
-        content = zlib.decompress(packed)  # which compares the checksum
+        unpacking = zlib.decompressobj()
+        content = unpacking.decompress(packed, _MOST_UNPACKED)
     except zlib.error:
         raise ValueError("damaged: a compressed variable does not unpack") from None
+    if not unpacking.eof:  # cut short, or a bomb; at the end the checksum has been compared
+        raise ValueError(f"damaged: a compressed variable unpacks to over {_MOST_UNPACKED} bytes")
     walk = _Walk(content, order)
     element = walk.element(0, len(content), is_padded=False)
     if element.kind == _MATRIX:

@@ -36,6 +36,7 @@ BIPOLAR = "bipolar derivation"
 UNCONNECTED = "bipolar derivation outside the solved chain"
 UNKNOWN_REFERENCE = "electrode against an unknown reference"
 GRID = "contact of a numbered grid or cap"
+BESIDE_CHAINS = "referential, beside derivations that give more electrodes"
 MARKED_BAD = "marked bad"
 
 _LINKED = ((("A1", "A2"), "linked ears"), (("M1", "M2"), "linked mastoids"))
@@ -152,13 +153,16 @@ def match_channels(labels: Iterable[str], *, bad: Collection[str] = ()) -> Monta
     if not is_to_ear:  # `C4-A1` among its like is referential, `T4-A2` behind `C4-T4` ends a chain
         chained = {name for pair in links.values() if EARS.isdisjoint(pair) for name in pair}
         to_ear = {p: f for p, f in to_ear.items() if f.electrode not in chained}
-    if referential or is_to_ear:
-        return _as_recorded(labels, referential | to_ear, reasons)
+    solved = None if is_to_ear else _solved(labels, links, referential, reasons)
+    as_recorded = _as_recorded(labels, referential | to_ear, reasons)
+    # A stray `Cz` beside the derivations must not cost the electrodes that they tell.
+    if is_to_ear or (referential and len(as_recorded.names) >= len(solved.names if solved else ())):
+        return as_recorded
     common = {position: usable[position] for position in on_scalp}
     n_electrodes = len({f.electrode for f in common.values()}.intersection(CHANNELS))
     if len({f.other for f in common.values()}) == 1 and n_electrodes >= 3:
         return _as_recorded(labels, common, reasons)
-    return _solved(labels, links, reasons) or _as_recorded(labels, to_ear, reasons)
+    return solved or as_recorded
 
 
 def order_channels(recording: Recording) -> Recording:
@@ -242,7 +246,10 @@ def _as_recorded(
 
 
 def _solved(
-    labels: tuple[str, ...], links: Mapping[int, tuple[str, str]], reasons: Mapping[int, str]
+    labels: tuple[str, ...],
+    links: Mapping[int, tuple[str, str]],
+    referential: Collection[int],
+    reasons: Mapping[int, str],
 ) -> Montage | None:
     """Potentials from bipolar derivations, or None if no chain of them is large enough."""
     reasons = dict(reasons)
@@ -272,7 +279,8 @@ def _solved(
     needed = np.abs(mixing).max(axis=0) > 1e-9  # a dead end like O2-Oz is not
     picks = tuple(position for position, keep in zip(rows, needed, strict=True) if keep)
     outside = dict.fromkeys(set(first.values()) - set(rows), UNCONNECTED)
-    dropped = _dropped(labels, picks, reasons | outside)
+    beside = {p: BESIDE_CHAINS for p in referential if p not in reasons}
+    dropped = _dropped(labels, picks, reasons | outside | beside)
     return Montage(labels, names, picks, mixing[:, needed].astype(np.float32), references, dropped)
 
 

@@ -86,10 +86,10 @@ class Quality:
     states: one of `STATES` for each of the 19 channels. amplitude_uv: usual SD of a second, of
     the channels present. line_hz: 50 or 60, None if neither stands out; line_ratio: power within
     0.5 Hz of it over that 2-5 Hz away, median over channels (None: not measurable at this rate).
-    gaps: in seconds of the recording. visible_s, usable_s: seconds outside gaps, and those of them
-    in which enough channels are free of artefact. artefact: fraction of the visible
-    channel-seconds in artefact, flat channels left out; artefact_per_minute: the same for each
-    minute of the recording, None where nothing was recorded.
+    gaps: in seconds of the recording. assessed_s: of the windows read. visible_s, usable_s:
+    seconds outside gaps, and those of them in which enough channels are free of artefact.
+    artefact: fraction of the visible channel-seconds in artefact, flat channels left out;
+    artefact_per_minute: the same for each minute of the recording, None where nothing was recorded.
     """
 
     sfreq_hz: float
@@ -98,6 +98,7 @@ class Quality:
     line_hz: float | None
     line_ratio: float | None
     gaps: tuple[tuple[float, float], ...]
+    assessed_s: float
     visible_s: float
     usable_s: float
     artefact: float | None
@@ -122,6 +123,7 @@ class Quality:
             "line_ratio": self.line_ratio,
             "n_gaps": len(self.gaps),
             "gap_s": float(sum(stop_s - start_s for start_s, stop_s in self.gaps)),
+            "assessed_s": self.assessed_s,
             "visible_s": self.visible_s,
             "usable_s": self.usable_s,
             "artefact": self.artefact,
@@ -200,6 +202,7 @@ def summarise(
     montage: Mapping[str, Any],
     unit_verdict: str,
     notes: Mapping[str, str],
+    segments: Sequence[tuple[float, float]] | None = None,
 ) -> Quality:
     """Tell the quality of a recording from the measures of its windows.
 
@@ -214,6 +217,9 @@ def summarise(
         What is thought of the file's unit, in a word or two.
     notes
         What else was found on reading: name -> text.
+    segments
+        (start, stop) in seconds of what was recorded, also where no window was read; None: the
+        gaps are those of the windows.
     """
     first = windows[0]
     if any((w.ch_names, w.sfreq_hz) != (first.ch_names, first.sfreq_hz) for w in windows):
@@ -254,7 +260,8 @@ def summarise(
         },
         line_hz=line_hz,
         line_ratio=line_ratio,
-        gaps=_joined(gap for w in windows for gap in w.gaps),
+        gaps=_joined([*_between(segments or ()), *(gap for w in windows for gap in w.gaps)]),
+        assessed_s=len(visible) * first.second_s,
         visible_s=n_visible * first.second_s,
         usable_s=int(usable.sum()) * first.second_s,
         artefact=round(float(per_second[visible].mean()), 4) if n_visible else None,
@@ -355,6 +362,11 @@ def _noisy(
         limit = max(median + NOISY_Z * robust_sd, NOISY_RATIO * median)
         noisy |= live & (amplitude_uv > limit)
     return noisy
+
+
+def _between(segments: Sequence[tuple[float, float]]) -> Iterable[tuple[float, float]]:
+    ends = [stop_s for _, stop_s in segments]
+    return zip(ends, [start_s for start_s, _ in segments[1:]], strict=False)
 
 
 def _joined(gaps: Iterable[tuple[float, float]]) -> tuple[tuple[float, float], ...]:

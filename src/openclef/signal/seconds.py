@@ -1,7 +1,7 @@
 """Measures of each second of a window, and the artefacts they show.
 
 Amplitudes are those of the signal less its sinusoids at 50 and 60 Hz: hospital EEG can hold ten
-times more line noise than EEG, which the notch will remove.
+times more line noise than EEG, which `line` will remove.
 """
 
 from __future__ import annotations

@@ -79,7 +79,13 @@ def visit_key(folder: str, session: str) -> tuple[str, str]:
 def split_folder(folder: str) -> tuple[str | None, str]:
     """Site and patient of `sub-{site}{patient}`; all is the patient if there is no site in it."""
     found = re.match(_FOLDER, folder)
-    return (found.group(1), found.group(2)) if found else (None, folder.removeprefix("sub-"))
+    site, patient = found.groups() if found else (None, folder.removeprefix("sub-"))
+    return site, bare_number(patient)
+
+
+def bare_number(patient: str) -> str:
+    """A number without leading zeros: `00123` and `123` are one patient."""
+    return str(int(patient)) if patient.isdecimal() else patient
 
 
 def subject_numbers(patients: Iterable[str]) -> dict[str, int]:
@@ -148,6 +154,6 @@ def read_visits(table: pl.DataFrame, where: Path, *, site: str | None = None) ->
         report=column(table, "deidentifiednamereports", "deidentifiedname"),
     )
     return [
-        Visit(visit_key(folder or "", session or ""), patient or "", *rest)
+        Visit(visit_key(folder or "", session or ""), bare_number(patient or ""), *rest)
         for folder, session, patient, *rest in rows.iter_rows()
     ]

@@ -25,7 +25,11 @@ def read_table(path: Path, separator: str) -> pl.DataFrame:
     try:
         table = pl.read_csv(path, separator=separator, infer_schema=False)
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        raise OpenclefError(f"{path}: cannot be read as a table ({error})") from error
+        # Not the reader's own words: they quote cells.
+        raise OpenclefError(
+            f"{path}: cannot be read as a table ({type(error).__name__}); is every row as long as "
+            "the header, every quote closed?"
+        ) from error
     missing = pl.all().str.strip_chars().str.to_lowercase().is_in(_MISSING)
     return table.select(pl.when(~missing).then(pl.all().str.strip_chars()))
 
@@ -40,9 +44,9 @@ def require(table: pl.DataFrame, columns: Sequence[str], where: Path) -> None:
 
 
 def number(text: str | None) -> float | None:
-    """A number, or None for what is none."""
+    """A number, or None for what is none; "89+" is 89."""
     try:
-        return None if text is None else float(text)
+        return None if text is None else float(text.removesuffix("+"))
     except ValueError:
         return None
 

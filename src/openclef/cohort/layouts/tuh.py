@@ -28,8 +28,6 @@ _TUEP = re.compile(rf"(?:edf/)?(?P<label>00_epilepsy|01_no_epilepsy)/{_FILE}")
 _PATIENT_FIELD = slice(8, 88)
 _AGE = re.compile(r"\bAge:(\d{1,3})\b")
 _SEX = re.compile(r"(?<!\S)([MF])(?!\S)")
-# The corpora write 999 for an unknown age.
-_OLDEST = 130
 
 
 def matches_tuab(tree: Tree) -> bool:
@@ -112,6 +110,4 @@ def _age_and_sex(path: Path) -> tuple[float | None, str | None]:
         return None, None
     age, sex = _AGE.search(patient), _SEX.search(patient)
     years = float(age.group(1)) if age else None
-    if years is not None and years > _OLDEST:
-        years = None
     return pooled_age(years), sex.group(1) if sex else None
