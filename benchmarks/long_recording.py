@@ -55,7 +55,8 @@ def write_day(path: Path, hours: float) -> None:
 def ingest(path: Path, folder: Path) -> None:
     job = SessionJob(
         session_id="S000001", root=folder, path=path, folder=folder, line_hz=None, unit=None,
-        windows="all", seed=0, crop_s=float("inf"), size_bytes=path.stat().st_size, date_shift=timedelta(0),
+        windows="all", seed=0, crop_s=float("inf"), size_bytes=path.stat().st_size,
+        date_shift=timedelta(0),
     )  # fmt: skip
     start = time.perf_counter()
     n_windows = ingest_session(job)
