@@ -42,9 +42,7 @@ WindowChoice = Literal["all", "first", "random"]
 
 
 # Trouble of the machine or the mount, not of a file: another try may succeed.
-_PASSING = frozenset(
-    {errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE, errno.ENFILE}
-)
+_PASSING = frozenset({errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE, errno.ENFILE})
 
 
 class StorageError(OpenclefError):
