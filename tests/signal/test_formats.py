@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from openclef.errors import OpenclefError, RecordingError
-from openclef.signal import crop, open_recording, read_recording, window_bounds_s
-from openclef.types import Recording
+from openclef.signal import open_recording, read_recording, window_bounds_s
 
 SFREQ_HZ = 128
 
@@ -85,7 +84,7 @@ def test_iter_windows_is_the_whole_file_cut(tmp_path: Path) -> None:
     path = write_edf(tmp_path / "a.edf", {"C3": noise(1400), "Cz": noise(1400, seed=1)})
     file = open_recording(path)
     windows = list(file.iter_windows())
-    assert len(windows) == file.n_windows == 2
+    assert len(windows) == len(file.window_bounds_s()) == 2
     assert [w.start_s for w in windows] == [0.0, 1280.0]
     whole = read_recording(path)
     joined = np.concatenate([w.signal_uv for w in windows], axis=1)
@@ -389,18 +388,6 @@ def test_damaged_files_end_in_a_recording_or_one_recording_error(tmp_path: Path)
             messages.append(str(error))
     assert 0 < len(messages) < 60
     assert all("damaged.edf: " in message for message in messages)
-
-
-def test_crop_keeps_the_first_seconds() -> None:
-    signal_uv = np.arange(2000, dtype=np.float32)[np.newaxis]
-    gaps = ((1.0, 2.0), (5.0, 9.0), (8.0, 9.0))
-    recording = Recording(signal_uv, 200.0, ("C3",), np.zeros(1, np.bool_), gaps=gaps)
-    cropped = crop(recording, duration_s=6)
-    np.testing.assert_array_equal(cropped.signal_uv, signal_uv[:, :1200])
-    assert cropped.gaps == ((1.0, 2.0), (5.0, 6))
-    for wrong_s in (3.9, 10.5):
-        with pytest.raises(RecordingError, match=rf"crop to {wrong_s:g} s: from 4 s up to .* 10 s"):
-            crop(recording, duration_s=wrong_s)
 
 
 def test_a_sidecar_marks_channels_in_its_own_spelling(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from openclef.signal.filters import preprocess
 from openclef.signal.formats import (
     RecordingFile,
-    crop,
     open_recording,
     read_recording,
     window_bounds_s,
@@ -22,7 +21,6 @@ __all__ = [
     "RecordingFile",
     "assess_window",
     "canonical_name",
-    "crop",
     "detect_line_hz",
     "fit_to_window",
     "implausible",

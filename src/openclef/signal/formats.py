@@ -74,10 +74,6 @@ class RecordingFile:
     def duration_s(self) -> float:
         return self.segments[-1][1]
 
-    @property
-    def n_windows(self) -> int:
-        return len(self.window_bounds_s())
-
     def window_bounds_s(self) -> list[tuple[float, float]]:
         """Start and stop of the windows, by the rule of `window_bounds_s`."""
         return window_bounds_s(self.duration_s, segments=self.segments)
@@ -262,24 +258,6 @@ def window_bounds_s(
         kept = [max(recorded_s, key=lambda window: (recorded_s[window], -window))]
     bounds = [(window * float(WINDOW_S), (window + 1) * float(WINDOW_S)) for window in sorted(kept)]
     return [(start_s, min(stop_s, duration_s)) for start_s, stop_s in bounds]
-
-
-def crop(recording: Recording, *, duration_s: float) -> Recording:
-    """Keep the first `duration_s` seconds.
-
-    Raises
-    ------
-    RecordingError
-        The recording is shorter than that, or less than 4 s are asked for.
-    """
-    n_times = round(duration_s * recording.sfreq_hz)
-    if duration_s < MIN_RECORDING_S or n_times > recording.signal_uv.shape[1]:
-        raise RecordingError(
-            f"cannot crop to {duration_s:g} s: from {MIN_RECORDING_S:g} s up to the recording's "
-            f"{recording.duration_s:g} s are possible"
-        )
-    gaps = tuple((a, min(b, duration_s)) for a, b in recording.gaps if a < duration_s)
-    return replace(recording, signal_uv=recording.signal_uv[:, :n_times], gaps=gaps)
 
 
 def _checked_suffix(path: Path) -> str:
