@@ -20,7 +20,7 @@ from pathlib import Path
 import edfio
 import numpy as np
 
-from openclef.cohort.session import SessionJob, ingest_session
+from openclef.cohort.session import SessionJob, ingest_session, part_path, read_part
 from openclef.cohort.shards import WINDOW_BYTES
 from openclef.types import CHANNELS
 
@@ -59,8 +59,9 @@ def ingest(path: Path, folder: Path) -> None:
         date_shift=timedelta(0),
     )  # fmt: skip
     start = time.perf_counter()
-    n_windows = ingest_session(job)
+    ingest_session(job)
     seconds = time.perf_counter() - start
+    n_windows = len(read_part(part_path(folder, job.session_id))["windows"])
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{n_windows} windows in {seconds:.1f} s, {seconds / n_windows:.3f} s a window")
     print(f"stored: {n_windows * WINDOW_BYTES / 1e6:.0f} MB; threads: {threading.active_count()}")
