@@ -138,6 +138,12 @@ def test_workers_have_one_thread_each_and_the_parent_its_own():
     assert os.environ.get("OMP_NUM_THREADS") == before
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "no-such-host.invalid:1"])
+def test_a_cluster_that_does_not_answer_is_told_at_once(address):
+    with pytest.raises(OpenclefError, match="no Ray cluster answers there"):
+        RayEngine(n_workers=1, address=address).__enter__()
+
+
 def test_ray_that_is_not_installed_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(OpenclefError, match=r"pip install 'openclef\[cluster\]'"):

@@ -8,6 +8,7 @@ it ran.
 from __future__ import annotations
 
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -21,6 +22,7 @@ from openclef.errors import OpenclefError
 from openclef.workers import worker_pool
 
 Item = TypeVar("Item")
+_ANSWER_S = 10.0
 _AHEAD = 3  # items given out per worker, so that none waits for the next
 
 
@@ -145,15 +147,22 @@ class RayEngine:
         if self.address is not None:
             where = {"address": self.address}
         try:
+            self._knock()
             # What workers print may name files: it stays with them.
             ray.init(**where, log_to_driver=False, configure_logging=False)
-        except ConnectionError as error:
+        except OSError as error:  # a ConnectionError, or a name that is no host's
             raise OpenclefError(
                 f"--address {self.address}: no Ray cluster answers there; start one with 'ray "
                 "start --head', or leave --address out for a local one"
             ) from error
         self._is_ours = True
         return self
+
+    def _knock(self) -> None:
+        """Ray itself would try an address at which nobody is for over a minute."""
+        host, _, port = (self.address or "").removeprefix("ray://").rpartition(":")
+        if host and port.isdecimal():
+            socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
 
     def __exit__(self, *raised: object) -> None:
         if self._is_ours:
