@@ -19,7 +19,13 @@ from openclef.encoder.embed import Pooling, encode_and_pool
 from openclef.encoder.load import encoder_artefact, load_encoder
 from openclef.encoder.transformer import EncoderConfig, MaskedTransformer
 from openclef.errors import ArtefactError, OpenclefError
-from openclef.signal import implausible, open_recording, window_bounds_s, window_spectrogram
+from openclef.signal import (
+    detect_line_hz,
+    implausible,
+    open_recording,
+    window_bounds_s,
+    window_spectrogram,
+)
 from openclef.tokenizer.tokens import tokenize_window
 from openclef.tokenizer.train import TokenizerStage, load_tokenizer
 from openclef.tokenizer.vqgan import TokenizerConfig, Vqgan
@@ -71,16 +77,19 @@ class CLEF:
         """Embed one recording, as read (it is filtered here): a `Recording` or a file's path.
 
         A long one is cut into windows of 1,280 s; its vector is the mean over them. unit: of a
-        file's numbers ("uV", ..), whatever the file says. Raises
-        RecordingError as the readers do, OpenclefError if nothing of it is visible.
+        file's numbers ("uV", ..), whatever the file says. A sidecar's bad channels and units are
+        not looked at (a cohort's are). Raises RecordingError as the readers do, OpenclefError if
+        nothing of it is visible.
         """
         if isinstance(recording, Recording):
             windows: Iterable[Recording] = [w for w in _cut(recording) if implausible(w) is None]
         else:
             windows = open_recording(Path(recording), unit=unit).iter_windows()
         starts, vectors, n_visible = [], [], 0
+        line_hz = None
         for window in windows:
-            spectrogram = window_spectrogram(window)
+            spectrogram = window_spectrogram(window, line_hz=line_hz)
+            line_hz = line_hz or detect_line_hz(window)  # the first window's, as in a cohort
             starts.append(window.start_s)
             vectors.append(self.embed_spectrogram(spectrogram))
             n_visible += int((~spectrogram.time_mask).sum())

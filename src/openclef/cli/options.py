@@ -91,10 +91,11 @@ def ingest_config(
     Checked before the data set is looked at; `settle_crop` follows once its layout is known.
     """
     from openclef.cohort.ingest import IngestConfig
+    from openclef.signal import UNITS
 
     choose(windows, ("all", "first", "random"), "choice of windows")
     if unit is not None:
-        choose(unit, ("nV", "uV", "mV", "V"), "unit")
+        choose(unit, UNITS, "unit")
     if line_hz not in (None, 50, 60):
         raise OpenclefError(f"--line-hz {line_hz}: allowed are 50 and 60")
     return IngestConfig.model_validate(

@@ -116,8 +116,8 @@ def ingest(
 
     Recordings that cannot be used go to `errors.parquet` and are skipped. Raises OpenclefError if
     none can be read, or if too few patients remain for four splits: then nothing of it is left in
-    `out`. Raises ArtefactError if `out` holds something else; StorageError, with everything
-    finished so far kept, if `out` cannot be written.
+    `out`. Raises ArtefactError if `out` holds something else; StorageError or SourceError, with
+    everything finished so far kept, if `out` cannot be written or the data set not read just now.
     """
     with engine or LocalEngine(n_workers=2) as workers:
         return _ingest(source, out, config, workers, progress=progress)

@@ -126,7 +126,8 @@ def power_path(folder: Path, session_id: str) -> Path:
 def ingest_session(job: SessionJob) -> None:
     """Read one recording, and leave its part.
 
-    Raises StorageError if the result cannot be written.
+    Raises StorageError if the result cannot be written, SourceError if it is the machine or the
+    mount that fails, not the recording: then no part is left.
     """
     with storage_of(job.folder):
         try:

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openclef.errors import OpenclefError
-
-# Formats that are folders: one recording, not a place to look into.
-_FOLDER_RECORDINGS = (".mff", ".mefd")
+from openclef.signal.formats import FOLDER_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def walk(root: Path) -> Tree:
             path = relative + entry.name
             if not entry.is_dir():
                 files[path] = _size(entry)
-            elif entry.name.lower().endswith(_FOLDER_RECORDINGS):
+            elif entry.name.lower().endswith(FOLDER_SUFFIXES):  # one recording, not a place to look
                 files[path] = sum(size or 0 for size in walk(Path(entry.path)).files.values())
             elif not entry.is_symlink() or _is_new(entry.path, linked):
                 waiting.append((f"{path}/", entry.path))
