@@ -30,7 +30,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from openclef.simulate import SimulationConfig, simulate
 
     folder = tmp_path_factory.mktemp("simulated") / "hospital"
-    config = SimulationConfig(n_patients=24, seed=3, duration_s=64)
+    config = SimulationConfig(n_patients=24, seed=3, shortest_s=64, longest_s=64)
     simulate(folder, config=config, n_workers=2, progress=False)
     return folder
 

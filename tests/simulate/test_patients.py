@@ -1,27 +1,22 @@
-"""Who the patients are, what is written about them and what their records say."""
+"""Who the simulated patients are, and that causes act as the table says."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Callable
+from datetime import timedelta
 
+import numpy as np
 import pytest
-from pydantic import ValidationError
 
-from openclef.clinical import (
-    DISEASES,
-    FINDINGS,
-    MEDICATIONS,
-    label,
-    load_codes,
-    meds_code,
-    split_code,
-)
-from openclef.simulate import SimulationConfig, causes
-from openclef.simulate.notes import read_session, true_findings
-from openclef.simulate.patients import Patient, draw_patient
-from openclef.simulate.records import patient_events
+from openclef.simulate.config import SimulationConfig
+from openclef.simulate.findings import PATTERNS
+from openclef.simulate.parameters import load_hospital
+from openclef.simulate.patients import Patient
+from openclef.simulate.people import draw_patient
+from openclef.simulate.traits import TRAITS
 
-CONFIG = SimulationConfig(n_patients=320, seed=3)
+CONFIG = SimulationConfig(n_patients=1500, seed=2, n_sites=4)
+HOSPITAL = load_hospital(CONFIG.hospital)
 
 
 @pytest.fixture(scope="module")
@@ -29,125 +24,180 @@ def patients() -> list[Patient]:
     return [draw_patient(CONFIG, index=index) for index in range(CONFIG.n_patients)]
 
 
-def test_causes_are_named_as_the_phenotypes() -> None:
-    assert list(causes.DISEASES) == [phenotype.name for phenotype in DISEASES]
-    assert list(causes.MEDICATIONS) == [phenotype.name for phenotype in MEDICATIONS]
-    for disease in causes.DISEASES.values():
-        assert set(disease.findings) <= set(causes.FINDINGS)
-        assert set(disease.medications) <= set(causes.MEDICATIONS)
+def share(patients: list[Patient], holds: Callable[[Patient], bool]) -> float:
+    return float(np.mean([holds(patient) for patient in patients]))
 
 
-def test_simulated_codes_are_listed_and_assert_their_phenotype_alone() -> None:
-    by_name = {phenotype.name: phenotype for phenotype in (*DISEASES, *MEDICATIONS)}
-    emitted = {name: disease.codes for name, disease in causes.DISEASES.items()}
-    emitted |= {
-        name: tuple(code for code, _ in drug.drugs) for name, drug in causes.MEDICATIONS.items()
-    }
-    for name, codes in emitted.items():
-        for code in codes:
-            system = by_name[name].system
-            assert code in load_codes(system)
-            meds = meds_code(code, system=system)
-            assert [p.name for p in by_name.values() if label([meds], p)] == [name]
-    assert set(causes.OTHER_CODES) <= set(load_codes("ICD10CM"))
-    assert set(causes.OTHER_DRUGS) <= set(load_codes("ATC"))
+def test_a_patient_is_drawn_from_seed_and_index_alone() -> None:
+    assert draw_patient(CONFIG, index=7) == draw_patient(CONFIG, index=7)
+    fewer = CONFIG.model_copy(update={"n_patients": 8, "layout": "heedb"})
+    assert draw_patient(fewer, index=7) == draw_patient(CONFIG, index=7)
+    other = CONFIG.model_copy(update={"seed": 3})
+    assert draw_patient(other, index=7) != draw_patient(CONFIG, index=7)
+    assert draw_patient(CONFIG, index=8).birth != draw_patient(CONFIG, index=7).birth
 
 
-def test_null_disease_and_medication_lead_to_nothing() -> None:
-    migraine, thyroid = causes.DISEASES["migraine"], causes.MEDICATIONS["thyroid_hormones"]
-    assert not migraine.findings
-    assert not migraine.medications
-    assert not migraine.slowing_hz
-    assert not thyroid.gains
-    assert not thyroid.findings
-    assert not thyroid.slowing_hz
+def test_ages_sexes_sites_settings_and_sessions_are_spread(patients: list[Patient]) -> None:
+    ages = np.array([patient.sessions[0].age for patient in patients])
+    assert 5 < ages.min() < 12
+    assert 88 < ages.max() < 95
+    assert 0.03 < (ages < 18).mean() < 0.2
+    assert share(patients, lambda p: p.sex == "F") == pytest.approx(0.52, abs=0.05)
+    total = sum(site.share for site in HOSPITAL.sites.values())
+    for name, site in HOSPITAL.sites.items():
+        found = share(patients, lambda p, name=name: p.site_name == name)
+        assert found == pytest.approx(site.share / total, abs=0.05)
+    settings = {session.setting for patient in patients for session in patient.sessions}
+    assert settings == set(HOSPITAL.settings)
+    assert share(patients, lambda p: len(p.sessions) > 1) == pytest.approx(
+        HOSPITAL.noise.second_session, abs=0.05
+    )
+    for patient in patients:
+        starts = [session.start for session in patient.sessions]
+        assert starts == sorted(starts)
+        for session in patient.sessions:
+            years = (session.start.date() - patient.birth) / timedelta(days=365.2425)
+            assert session.age == pytest.approx(years)
 
 
-def test_a_patient_depends_on_seed_and_index_alone(patients: list[Patient]) -> None:
-    assert draw_patient(CONFIG, index=7) == patients[7]
-    other = SimulationConfig(n_patients=320, seed=4)
-    assert draw_patient(other, index=7) != patients[7]
+def test_one_site_sees_sicker_people(patients: list[Patient]) -> None:
+    severe = {name for name, disease in HOSPITAL.diseases.items() if disease.severe}
+    most = max(HOSPITAL.sites, key=lambda name: HOSPITAL.sites[name].severity)
+    here = [p for p in patients if p.site_name == most]
+    there = [p for p in patients if p.site_name != most]
+
+    def mean(group: list[Patient]) -> float:
+        return float(np.mean([len(severe & p.diseases.keys()) for p in group]))
+
+    assert mean(here) > 1.3 * mean(there)
 
 
-def test_streams_of_one_patient_differ() -> None:
-    streams = ("patient", "signal", "notes", "records")
-    draws = {CONFIG.generator(stream, patient=2).random() for stream in streams}
-    draws |= {CONFIG.generator("signal", patient=2, session=1).random()}
-    assert len(draws) == 5
-
-
-def test_common_and_rare_tasks_both_exist(patients: list[Patient]) -> None:
-    n_first = 96  # a held-out share of 30%
-    codes = [[e.code for e in patient_events(p, config=CONFIG)] for p in patients[:n_first]]
-    readings = [read_session(p, p.sessions[0], config=CONFIG) for p in patients[:n_first]]
-    n_positive = [sum(label(c, p) for c in codes) for p in (*DISEASES, *MEDICATIONS)]
-    n_positive += [sum(r.findings[f.name] is True for r in readings) for f in FINDINGS]
-    assert sum(n >= 15 for n in n_positive) >= len(n_positive) // 2
-    assert sum(0 < n < 15 for n in n_positive) >= 5
-
-
-def test_disease_makes_its_finding_more_likely(patients: list[Patient]) -> None:
-    with_stroke = [p for p in patients if "stroke" in p.diseases]
-    without = [p for p in patients if "stroke" not in p.diseases]
-
-    def share(group: list[Patient]) -> float:
-        return sum("focal_slowing" in p.sessions[0].findings for p in group) / len(group)
-
-    assert share(with_stroke) > 1.5 * share(without)
-
-
-def test_reports_agree_with_the_truth_but_for_some_errors(patients: list[Patient]) -> None:
-    n_stated = n_wrong = 0
+def test_indications_lead_to_drugs(patients: list[Patient]) -> None:
+    name, medication, disease = max(
+        (
+            (name, medication, disease)
+            for name, medication in HOSPITAL.medications.items()
+            for disease in medication.indications
+        ),
+        key=lambda found: found[1].indications[found[2]],
+    )
+    with_it = [p for p in patients if disease in p.diseases]
+    without = [p for p in patients if disease not in p.diseases]
+    taken = share(with_it, lambda p: name in p.sessions[0].drugs)
+    assert taken > 0.8 * medication.indications[disease]
+    assert taken > 2 * share(without, lambda p: name in p.sessions[0].drugs)
     for patient in patients:
         for session in patient.sessions:
-            said = read_session(patient, session, config=CONFIG).findings
-            for name, truth in true_findings(session).items():
-                n_stated += said[name] is not None
-                n_wrong += said[name] is not None and said[name] is not truth
-    assert 0.005 < n_wrong / n_stated < 0.08
+            for drug, (code, generic) in session.drugs.items():
+                assert HOSPITAL.medications[drug].drugs[code] == generic
 
 
-def test_reports_have_sections_and_silent_findings(patients: list[Patient]) -> None:
-    readings = [read_session(p, p.sessions[0], config=CONFIG) for p in patients[:60]]
-    for reading in readings:
-        text = reading.text.upper()
-        for heading in ("HISTORY:", "MEDICATIONS:", "TECHNI", "IMPRESSION:"):
-            assert heading in text
-        assert "DESCRIPTION OF THE RECORD:" in text or "FINDINGS:" in text
-        assert "{" not in text
-        assert set(reading.findings) == {finding.name for finding in FINDINGS}
-        assert reading.findings["seizure"] is None
-        assert reading.findings["abnormal"] is ("Abnormal EEG" in reading.text)
-    assert len({reading.text.split(maxsplit=1)[0] for reading in readings}) == 3
+def test_a_disease_without_a_trait_edge_leaves_it_alone_and_one_with_shifts_it(
+    patients: list[Patient],
+) -> None:
+    shifted = {"up": 0, "down": 0}
+    for patient in patients:
+        for session in patient.sessions:
+            for effect in session.effects:
+                if effect.cause in HOSPITAL.domains:
+                    continue
+                cause = HOSPITAL.diseases.get(effect.cause) or HOSPITAL.medications[effect.cause]
+                assert not cause.null
+                if effect.kind == "trait":
+                    assert np.sign(effect.value) == np.sign(cause.traits[effect.target])
+                    shifted["up" if effect.value > 0 else "down"] += 1
+    assert min(shifted.values()) > 500
 
 
-def test_records_are_sorted_and_start_with_static_facts(patients: list[Patient]) -> None:
-    recorded = [p for p in patients if p.has_record]
-    assert 0 < len(patients) - len(recorded) < 0.15 * len(patients)
-    for patient in recorded:
-        events = patient_events(patient, config=CONFIG)
-        times = [event.time or datetime.min for event in events]
-        assert times == sorted(times)
-        assert [split_code(event.code)[0] for event in events[:3]] == ["GENDER", "RACE", ""]
-        assert events[2].code == "MEDS_BIRTH"
-        n_eeg = sum(event.eeg_uri is not None for event in events)
-        assert n_eeg == len(patient.sessions)
+def test_levels_follow_the_sum_of_shifts(patients: list[Patient]) -> None:
+    """Slope 1 SD of the trait for each SD of shift, in adults and where the bounds are far."""
+    sessions = [s for p in patients for s in p.sessions[:1] if s.age > 16]
+    for name in ("pdr_hz", "spindles_min", "beta_uv"):
+        trait = TRAITS[name]
+        levels = np.array([session.levels[name] for session in sessions])
+        scores = ((np.log(levels) if trait.is_log else levels) - trait.mean) / trait.sd
+        shifts = np.array(
+            [
+                sum(e.value for e in s.effects if e.kind == "trait" and e.target == name)
+                for s in sessions
+            ]
+        )
+        decades = np.array([(session.age - 40) / 10 for session in sessions])
+        inner = (levels > trait.low * 1.01) & (levels < trait.high * 0.99)
+        design = np.stack([shifts, decades, np.ones(len(shifts))], axis=1)[inner]
+        slope, per_decade, _ = np.linalg.lstsq(design, scores[inner], rcond=None)[0]
+        assert slope == pytest.approx(1, abs=0.2)
+        assert per_decade == pytest.approx(trait.per_decade, abs=0.06)
 
 
-def test_patients_without_a_record_have_no_events(patients: list[Patient]) -> None:
-    silent = next(p for p in patients if not p.has_record)
-    assert patient_events(silent, config=CONFIG) == ()
+def test_a_disease_that_comes_later_casts_half_a_shadow_or_none(patients: list[Patient]) -> None:
+    weights = {"present": set(), "soon": set(), "later": set()}
+    for patient in patients:
+        for session in patient.sessions:
+            for name, onset in patient.diseases.items():
+                traits = HOSPITAL.diseases[name].traits
+                years = (onset - session.start.date()).days / 365.2425
+                found = {e.target: e.value for e in session.effects if e.cause == name}
+                for trait, value in traits.items():
+                    when = "present" if years <= 0 else "soon" if years < 2 else "later"
+                    weights[when].add(round(found.get(trait, 0.0) / value, 3))
+    assert weights == {"present": {1.0}, "soon": {0.5}, "later": {0.0}}
 
 
-def test_drugs_are_ordered_before_the_session(patients: list[Patient]) -> None:
-    patient = next(p for p in patients if p.has_record and len(p.sessions[0].drugs) >= 3)
-    codes = {f"ATC//{code}" for code, _ in patient.sessions[0].drugs.values()}
-    orders = [e.time for e in patient_events(patient, config=CONFIG) if e.code in codes]
-    assert orders
-    assert all(order is not None and order < patient.sessions[-1].start for order in orders)
+def test_effect_size_zero_leaves_no_trace() -> None:
+    none = CONFIG.model_copy(update={"effect_size": 0.0})
+    for index in range(50):
+        patient, same = draw_patient(none, index=index), draw_patient(CONFIG, index=index)
+        assert all(session.effects == () for session in patient.sessions)
+        assert patient.diseases == same.diseases
 
 
-@pytest.mark.parametrize("bad", [{"n_sites": 9}, {"sfreq_hz": 256.5}, {"minutes": 20}])
-def test_impossible_configurations_are_refused(bad: dict[str, float]) -> None:
-    with pytest.raises(ValidationError):
-        SimulationConfig(**bad)
+def test_what_excludes_another_finding_excludes_it(patients: list[Patient]) -> None:
+    instead = {"triphasic": "gpd", "bipd": "lpd", "status": "seizure"}
+    seen = set()
+    for patient in patients:
+        for session in patient.sessions:
+            for name, other in instead.items():
+                assert not {name, other} <= session.findings.keys()
+            if "burst_suppression" in session.findings:
+                assert "absent_pdr" in session.findings
+            seen |= session.findings.keys()
+            for name, finding in session.findings.items():
+                if PATTERNS[name].lateral:
+                    assert (finding.side, finding.region) == (patient.side, patient.region)
+                else:
+                    assert (finding.side, finding.region) == (None, None)
+    assert seen == set(PATTERNS)
+
+
+def test_children_have_slower_rhythms_and_more_theta(patients: list[Patient]) -> None:
+    sessions = [session for patient in patients for session in patient.sessions]
+
+    def median(trait: str, young: bool) -> float:
+        return float(
+            np.median([s.levels[trait] for s in sessions if (s.age < 11 if young else s.age > 18)])
+        )
+
+    assert median("pdr_hz", True) < median("pdr_hz", False) - 0.7
+    assert median("theta_uv", True) > 1.3 * median("theta_uv", False)
+
+
+def test_traits_stay_with_the_patient(patients: list[Patient]) -> None:
+    pairs = [p.sessions[:2] for p in patients if len(p.sessions) > 1 and p.sessions[0].age > 20]
+    first, second = (np.array([pair[i].levels["spindle_hz"] for pair in pairs]) for i in (0, 1))
+    assert 0.5 < np.corrcoef(first, second)[0, 1] < 0.95
+
+
+def test_sessions_last_whole_seconds_in_the_range_at_the_rate_asked_for() -> None:
+    config = SimulationConfig(n_patients=60, n_sites=4, shortest_s=60, longest_s=90, sfreq="native")
+    sessions = [
+        (patient.site, session)
+        for index in range(60)
+        for patient in [draw_patient(config, index=index)]
+        for session in patient.sessions
+    ]
+    lengths = {session.duration_s for _, session in sessions}
+    assert len(lengths) > 15
+    assert 60 <= min(lengths) < max(lengths) <= 90
+    assert all(session.sfreq_hz == site.sfreq_hz for site, session in sessions)
+    assert draw_patient(CONFIG, index=0).sessions[0].sfreq_hz == 200

@@ -22,8 +22,9 @@ def demo(
     """Simulate a hospital, train a model on it, align it, test it; no data of yours is needed."""
     from openclef.cli.run import show
     from openclef.cohort.engine import LocalEngine
-    from openclef.cohort.ingest import IngestConfig, find_source
+    from openclef.cohort.ingest import IngestConfig
     from openclef.recipes import get_recipe, pipeline
+    from openclef.recipes.simulated import open_data_set
     from openclef.simulate import SimulationConfig, simulate
 
     recipe = get_recipe(recipe_name)
@@ -34,13 +35,18 @@ def demo(
         out / "hospital",
         config=SimulationConfig(n_patients=patients, seed=seed),
         n_workers=workers,
+        recordings=False,
     )
+    source, engine = open_data_set(
+        out / "hospital", out / pipeline.COHORT, layout="bids", labels=(),
+        engine=LocalEngine(n_workers=workers),
+    )  # fmt: skip
     result = pipeline.run(
-        find_source(out / "hospital", out / pipeline.COHORT, layout="bids", labels=()),
+        source,
         out,
         recipe=recipe,
         ingest_config=IngestConfig(splits=recipe.splits),
-        engine=LocalEngine(n_workers=workers),
+        engine=engine,
         say=typer.echo,
     )
     show(result)

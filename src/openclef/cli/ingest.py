@@ -37,15 +37,16 @@ def ingest(
 
         splits = get_recipe(recipe_name).splits
     runs_on = options.make_engine(engine, workers=workers, address=address)
-    from openclef.cohort.ingest import QUALITY_PAGE, find_source
+    from openclef.cohort.ingest import QUALITY_PAGE
     from openclef.cohort.ingest import ingest as read
     from openclef.cohort.store import Cohort
+    from openclef.recipes.simulated import open_data_set
 
     config = options.ingest_config(
         crop=crop, windows=windows, seed=seed, unit=unit, line_hz=line_hz, labels=label,
         splits=splits,
     )  # fmt: skip
-    found = find_source(source, out, layout=layout, labels=config.labels)
+    found, runs_on = open_data_set(source, out, layout=layout, labels=config.labels, engine=runs_on)
     config = options.settle_crop(config, crop, layout=found.layout)
     typer.echo(f"{len(found.sessions)} recordings, layout {found.layout}")
     if found.n_missing:

@@ -33,15 +33,17 @@ def run(
 
     recipe = get_recipe(recipe_name)  # before the heavy imports: a typo should answer at once
     runs_on = options.make_engine(engine, workers=workers, address=address)
-    from openclef.cohort.ingest import find_source
     from openclef.recipes import pipeline
+    from openclef.recipes.simulated import open_data_set
 
     pipeline.check_output(out)
     config = options.ingest_config(
         crop=crop, windows=windows, seed=seed, unit=unit, line_hz=line_hz, labels=label,
         splits=recipe.splits,
     )  # fmt: skip
-    found = find_source(source, out / pipeline.COHORT, layout=layout, labels=config.labels)
+    found, runs_on = open_data_set(
+        source, out / pipeline.COHORT, layout=layout, labels=config.labels, engine=runs_on
+    )
     result = pipeline.run(
         found,
         out,

@@ -1,17 +1,23 @@
 """Diseases and medication exposures as tasks: a name and the code prefixes that assert it.
 
-The paper has 120 diseases and 99 medications [P]; its lists are not published [U]. This release
-carries the common and the hard cases of a clinical EEG service, among them one disease
-(`migraine`) and one medication class (`thyroid_hormones`) that leave no trace in an EEG.
+The paper has 120 diseases and 99 medications [P]; its lists are not published [U]. Ours, in
+`phenotypes.json`, are those that a clinical EEG service sees: neurology with its neighbours, and
+the ATC groups N, L and H. Some leave no trace in an EEG (back pain, thyroid hormones) and serve
+as controls. Codes that say too little (`N03A`, `Z82.6`) assert nothing.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
 from typing import Literal
 
 from openclef.clinical.codes import ATC, ICD10CM, split_code
+
+Category = Literal["disease", "medication"]
 
 
 @dataclass(frozen=True)
@@ -25,11 +31,13 @@ class Phenotype:
     category : {"disease", "medication"}
         Diseases are read from ICD-10-CM codes, medications from ATC codes.
     prefixes : tuple of str
-        Bare code prefixes; a code that starts with any of them asserts the phenotype.
+        Bare code prefixes. A code asserts the phenotype of the longest prefix that it starts
+        with, and no other of its category: `N03AX14` levetiracetam, `N03AX25` the antiseizure
+        drugs that have no task of their own.
     """
 
     name: str
-    category: Literal["disease", "medication"]
+    category: Category
     prefixes: tuple[str, ...]
 
     @property
@@ -38,50 +46,35 @@ class Phenotype:
         return ICD10CM if self.category == "disease" else ATC
 
 
-def _disease(name: str, *prefixes: str) -> Phenotype:
-    return Phenotype(name, "disease", prefixes)
+def _load(category: Category) -> tuple[Phenotype, ...]:
+    text = (resources.files("openclef.clinical") / "phenotypes.json").read_text(encoding="utf-8")
+    table: dict[str, list[str]] = json.loads(text)[category]
+    return tuple(Phenotype(name, category, tuple(prefixes)) for name, prefixes in table.items())
 
 
-def _medication(name: str, *prefixes: str) -> Phenotype:
-    return Phenotype(name, "medication", prefixes)
+DISEASES = _load("disease")
+MEDICATIONS = _load("medication")
+
+_NAMES = {
+    (phenotype.system, prefix): phenotype.name
+    for phenotype in (*DISEASES, *MEDICATIONS)
+    for prefix in phenotype.prefixes
+}
 
 
-DISEASES = (
-    _disease("epilepsy_focal", "G40.0", "G40.1", "G40.2"),
-    _disease("epilepsy_generalized", "G40.3", "G40.4", "G40.A", "G40.B"),
-    _disease("dementia", "F01", "F02", "F03", "G30", "G31.0", "G31.83"),
-    _disease("stroke", "I60", "I61", "I63", "I69"),
-    _disease("brain_tumor", "C70", "C71", "C79.3", "D32.0", "D33.0", "D33.1", "D33.2", "D49.6"),
-    _disease("encephalopathy", "G92", "G93.4"),
-    _disease("anoxic_brain_injury", "G93.1"),
-    _disease("traumatic_brain_injury", "S06"),
-    _disease("sleep_disorder", "G47"),
-    _disease("depression", "F32", "F33"),
-    _disease("migraine", "G43"),
-)
-
-MEDICATIONS = (
-    _medication("benzodiazepines", "N05BA", "N05CD", "N03AE"),
-    _medication("barbiturates", "N03AA", "N05CA"),
-    _medication("levetiracetam", "N03AX14"),
-    _medication("valproate", "N03AG01"),
-    _medication("carbamazepine_like", "N03AF"),
-    _medication("antipsychotics", "N05A"),
-    _medication("antidepressants", "N06A"),
-    _medication("opioids", "N02A"),
-    _medication("corticosteroids", "H02AB"),
-    _medication("thyroid_hormones", "H03AA"),
-)
+# Labels ask each code of a patient for each of 219 phenotypes; codes repeat over patients.
+@lru_cache(maxsize=1 << 16)
+def asserted(meds: str) -> str | None:
+    """Return the name of the phenotype that a MEDS code asserts, None if it asserts none."""
+    system, code = split_code(meds)
+    prefixes = ((system, code[:end]) for end in range(len(code), 0, -1))
+    return next((_NAMES[prefix] for prefix in prefixes if prefix in _NAMES), None)
 
 
 def label(codes: Iterable[str], phenotype: Phenotype) -> bool:
-    """Return whether any MEDS code asserts the phenotype.
+    """Return whether any MEDS code asserts the phenotype, one of `DISEASES` or `MEDICATIONS`.
 
     An empty record gives False: whether a patient without codes is a control or excluded is
     decided by who asks (the benchmark excludes them).
     """
-    for meds in codes:
-        system, code = split_code(meds)
-        if system == phenotype.system and code.startswith(phenotype.prefixes):
-            return True
-    return False
+    return any(asserted(meds) == phenotype.name for meds in codes)

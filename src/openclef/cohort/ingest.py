@@ -76,8 +76,17 @@ class IngestConfig(BaseModel):
     splits: SplitConfig = Field(default_factory=SplitConfig)
 
 
-def find_source(root: Path, out: Path, *, layout: str, labels: Sequence[str]) -> Source:
+def find_source(
+    root: Path,
+    out: Path,
+    *,
+    layout: str,
+    labels: Sequence[str],
+    expected: Mapping[str, int] | None = None,
+) -> Source:
     """The data set as the cohort in `out` has indexed it, else by walking its tree.
+
+    expected: recordings that will be there once they are read, relative path -> bytes.
 
     Raises OpenclefError as `read_source`; ArtefactError if `out` holds something else, or the index
     of another data set or other labels.
@@ -85,7 +94,7 @@ def find_source(root: Path, out: Path, *, layout: str, labels: Sequence[str]) ->
     artefact.refuse_foreign(out)  # before a walk that may last an hour
     index = out / INDEX
     if not index.exists():
-        return read_source(root.absolute(), layout=layout, labels=labels)
+        return read_source(root.absolute(), layout=layout, labels=labels, expected=expected)
     source = Source.read_index(index)
     known_labels = artefact.read_identity(out / "config.json")["config"].get("labels", [])
     for what, there, now in (

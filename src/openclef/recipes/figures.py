@@ -17,6 +17,7 @@ from openclef.cohort.layouts import Source
 from openclef.cohort.store import Cohort
 from openclef.errors import RecordingError
 from openclef.model import CLEF
+from openclef.recipes.simulated import recording_at
 from openclef.signal import open_recording, preprocess
 from openclef.types import CHANNELS, FloatArray, Recording, Spectrogram, Tokens
 
@@ -76,7 +77,8 @@ def _session(source: Source, cohort: Cohort, model: CLEF) -> Section:
     present = ~spectrogram.channel_mask
     error_db = np.abs(decoded - np.clip(spectrogram.power_db, -40, 40))[present][..., shown].mean()
     figures = []
-    recording = _waveform(source.root / held_out["path"])
+    with recording_at(source.root, source.root / held_out["path"]) as path:
+        recording = _waveform(path)
     if recording is not None:
         figures.append(_draw_waveform(recording, name))
     figures.append(_draw_tokens(spectrogram, tokens, decoded, name))

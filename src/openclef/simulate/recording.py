@@ -1,42 +1,97 @@
-"""One session as BIDS files: the EDF with its channel table and metadata."""
+"""One session as EDF+: 16 bits, microvolts, the site's names, a header that names nobody."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import polars as pl
 from edfio import Edf, EdfSignal
 from edfio import Patient as EdfPatient
 from edfio import Recording as EdfRecording
+from numpy.typing import NDArray
 
-from openclef.artefact import atomic, write_json
-from openclef.simulate.eeg import simulate_signal
-from openclef.simulate.patients import Patient, Session, SimulationConfig
-from openclef.types import CHANNELS
+from openclef.artefact import atomic
+from openclef.errors import choose
+from openclef.simulate.config import SimulationConfig
+from openclef.simulate.eeg.amplifier import N_STEPS, range_uv, record
+from openclef.simulate.eeg.artefact_waveforms import heart_trace
+from openclef.simulate.eeg.session import draw_truth, make_signal
+from openclef.simulate.parameters import Site
+from openclef.simulate.patients import Patient, Session
+from openclef.types import CHANNELS, FloatArray
 
-LINE_HZ = 60
+_MODERN = {"T3": "T7", "T4": "T8", "T5": "P7", "T6": "P8"}
+# Channels beside the 19: ears as electrodes, and the heart under either name.
+_EXTRA_TYPES = {"A1": "EEG", "A2": "EEG", "EKG": "ECG", "ECG": "ECG"}
 
 
-def make_edf(patient: Patient, session: Session, *, config: SimulationConfig) -> Edf:
-    """Make the EDF of a session: 19 channels in uV, 16 bits, a header that names nobody."""
+def write_recording(
+    path: Path, config: SimulationConfig, patient: Patient, session: Session
+) -> None:
+    """Make a session's signal and write its EDF; a file with its final name is complete.
+
+    Raises
+    ------
+    OpenclefError
+        If the site has an extra channel that cannot be simulated.
+    """
+    truth = draw_truth(config, patient, session)
+    signal_ES = make_signal(config, patient, session, truth)
+    extra_names = _extra_names(config, patient.site)
+    ears = tuple(name for name in extra_names if _EXTRA_TYPES[name] == "EEG")
+    rng = config.generator("amplifier", patient=patient.index, session=session.index)
+    recorded_CS = record(signal_ES, session, patient.site, rng, names=(*CHANNELS, *ears))
+    extra = dict(zip(ears, recorded_CS[len(CHANNELS) :], strict=True))
+    for name in extra_names:
+        if name not in ears:
+            extra[name] = heart_trace(
+                truth.events, n_times=signal_ES.shape[1], sfreq_hz=session.sfreq_hz
+            )
+    ordered = {name: extra[name] for name in extra_names}
+    edf = make_edf(patient, session, recorded_CS[: len(CHANNELS)], ordered)
+    with atomic(path) as temporary:
+        edf.write(temporary)
+
+
+def make_edf(
+    patient: Patient,
+    session: Session,
+    signal_CS: FloatArray,
+    extra: Mapping[str, FloatArray],
+) -> Edf:
+    """Make the EDF+C of a session from what the amplifier recorded.
+
+    Parameters
+    ----------
+    patient, session : Patient, Session
+        Site, start and sampling frequency.
+    signal_CS : array, shape=(19, n_times)
+        `CHANNELS` in uV.
+    extra : mapping of str to array, shape=(n_times,)
+        What `write_recording` has beside them, in uV.
+
+    Returns
+    -------
+    Edf
+        Records of one second; one digital step is the site's resolution, and zero is zero.
+    """
     site = patient.site
-    signal_CS = simulate_signal(patient, session, config=config)
-    signal_CS /= np.float32(site.resolution_uv)
-    np.rint(signal_CS, out=signal_CS)
-    digital_CS = np.clip(signal_CS, -32768, 32767, out=signal_CS).astype(np.int16)
-    # One digital step is exactly the resolution, and zero is zero.
-    limits_uv = (round(-32768 * site.resolution_uv, 2), round(32767 * site.resolution_uv, 2))
+    limit_uv = range_uv(site)
+    band = f"HP:{site.highpass_hz:g}Hz LP:{site.lowpass_hz:g}Hz"
+    names = (*CHANNELS, *extra)
     signals = [
         EdfSignal.from_digital(
-            digital_S,
-            config.sfreq_hz,
-            label=site.label.format(name),
+            _to_digital(trace, site.resolution_uv),
+            session.sfreq_hz,
+            label=_label(name, site),
             physical_dimension="uV",
-            physical_range=limits_uv,
-            prefiltering="HP:0.1Hz LP:70Hz",
+            physical_range=(-limit_uv, limit_uv),
+            digital_range=(-N_STEPS, N_STEPS),
+            prefiltering=band,
         )
-        for name, digital_S in zip(CHANNELS, digital_CS, strict=True)
+        for name, trace in zip(names, (*signal_CS, *extra.values()), strict=True)
     ]
     return Edf(
         signals,
@@ -44,40 +99,57 @@ def make_edf(patient: Patient, session: Session, *, config: SimulationConfig) ->
         recording=EdfRecording(startdate=session.start.date()),
         starttime=session.start.time(),
         data_record_duration=1,
+        annotations=(),
     )
 
 
-def write_sidecars(
-    edf_path: Path, *, patient: Patient, session: Session, config: SimulationConfig
-) -> None:
-    """Write `_channels.tsv` and `_eeg.json` beside the session's EDF."""
-    stem = edf_path.name.removesuffix("_eeg.edf")
-    channels = pl.DataFrame(
-        {
-            "name": [patient.site.label.format(name) for name in CHANNELS],
-            "type": "EEG",
-            "units": "uV",
-            "status": ["bad" if name in session.bad_channels else "good" for name in CHANNELS],
-        }
-    )
-    write_tsv(edf_path.with_name(f"{stem}_channels.tsv"), channels)
-    write_json(
-        edf_path.with_name(f"{stem}_eeg.json"),
-        {
-            "TaskName": "clinical",
-            "InstitutionName": patient.site.name,
-            "EEGReference": "linked ears",
-            "SamplingFrequency": config.sfreq_hz,
-            "PowerLineFrequency": LINE_HZ,
-            "SoftwareFilters": "n/a",
-            "EEGChannelCount": len(CHANNELS),
-            "RecordingDuration": config.duration_s,
-            "RecordingType": "continuous",
-        },
-    )
+def edf_size_bytes(config: SimulationConfig, patient: Patient, session: Session) -> int:
+    """Return the exact size of a session's EDF, without making it."""
+    n_channels = len(CHANNELS) + len(_extra_names(config, patient.site))
+    # EDF+ keeps the time of each record in a signal of its own, `+1279 \x14 \x14 \x00`.
+    timekeeping = len(f"+{session.duration_s - 1}") + 3
+    record_bytes = 2 * n_channels * session.sfreq_hz + timekeeping + timekeeping % 2
+    return 256 * (n_channels + 2) + session.duration_s * record_bytes
 
 
-def write_tsv(path: Path, table: pl.DataFrame) -> None:
-    """Write a table as BIDS has it: tab-separated, null as `n/a`."""
-    with atomic(path) as temporary:
-        table.write_csv(temporary, separator="\t", null_value="n/a")
+def channel_rows(
+    config: SimulationConfig, patient: Patient, session: Session
+) -> list[dict[str, Any]]:
+    """Rows of the BIDS table of channels, in the order of the file."""
+    site = patient.site
+    rows = []
+    for name in (*CHANNELS, *_extra_names(config, site)):
+        kind = _EXTRA_TYPES.get(name, "EEG")
+        rows.append(
+            {
+                "name": _label(name, site),
+                "type": kind,
+                "units": "uV",
+                "sampling_frequency": session.sfreq_hz,
+                "low_cutoff": site.highpass_hz,
+                "high_cutoff": site.lowpass_hz,
+                "reference": site.reference if kind == "EEG" else "n/a",
+                "status": "bad" if name in session.bad_channels else "good",
+            }
+        )
+    return rows
+
+
+def _extra_names(config: SimulationConfig, site: Site) -> tuple[str, ...]:
+    """Extra channels of the file: a cohort of one rate for all has none."""
+    if config.sfreq != "native":
+        return ()
+    return tuple(choose(name, _EXTRA_TYPES, "extra channel") for name in site.extra_channels)
+
+
+def _label(name: str, site: Site) -> str:
+    if _EXTRA_TYPES.get(name) == "ECG":
+        return name
+    name = _MODERN.get(name, name) if site.modern_names else name
+    return site.label.format(name, upper=name.upper())
+
+
+def _to_digital(trace: FloatArray, resolution_uv: float) -> NDArray[np.int16]:
+    steps = trace / np.float32(resolution_uv)
+    np.rint(steps, out=steps)
+    return np.clip(steps, -N_STEPS, N_STEPS, out=steps).astype(np.int16)

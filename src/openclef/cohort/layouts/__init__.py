@@ -6,7 +6,7 @@ holds what they found and can be written to one Parquet file, so that no later r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +47,16 @@ _LAYOUTS = {
 LAYOUTS = tuple(_LAYOUTS)
 
 
-def read_source(root: Path, *, layout: str = "auto", labels: Sequence[str] = ()) -> Source:
+def read_source(
+    root: Path,
+    *,
+    layout: str = "auto",
+    labels: Sequence[str] = (),
+    expected: Mapping[str, int] | None = None,
+) -> Source:
     """List a data set. `layout`: "auto" or one of `LAYOUTS`; `labels`: columns to make tasks of.
+
+    expected: files that will be there once they are read, relative path -> size in bytes.
 
     Layouts and what is read of each: the modules of this package, from paper.md, "Data sets and
     their layouts".
@@ -65,6 +73,8 @@ def read_source(root: Path, *, layout: str = "auto", labels: Sequence[str] = ())
     if layout != "auto":
         choose(layout, LAYOUTS, "layout")
     tree = walk(root)
+    if expected:
+        tree = Tree(root, dict(sorted({**tree.files, **expected}.items())))
     if not tree.files:
         raise OpenclefError(
             f"{root}: empty folder; expected one of the layouts {', '.join(LAYOUTS)}"

@@ -1,0 +1,73 @@
+"""`openclef simulate`: what it writes, and each wrong option in one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def openclef(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from openclef.cli import main; main()"]
+    return subprocess.run(
+        [*command, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def test_options_reach_the_data_set(tmp_path: Path) -> None:
+    out = tmp_path / "hospital"
+    done = openclef(
+        "simulate", out, "--patients", 2, "--seed", 4, "--layout", "heedb", "--sites", 3,
+        "--minutes", "0.2-0.3", "--sfreq", "native", "--effect-size", 0.5, "--no-recordings",
+        "--workers", 1,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "2 patients to make" in done.stderr
+    assert "made when it is read" in done.stderr
+    identity = json.loads((out / "config.json").read_text())["config"]
+    assert identity["recordings"] == "on demand"
+    assert identity["simulation"] == {
+        "n_patients": 2, "seed": 4, "layout": "heedb", "n_sites": 3, "shortest_s": 12,
+        "longest_s": 18, "sfreq": "native", "hospital": "v1", "effect_size": 0.5,
+    }  # fmt: skip
+
+
+def test_a_shard_says_that_others_are_awaited(tmp_path: Path) -> None:
+    done = openclef(
+        "simulate", tmp_path / "out", "--patients", 2, "--minutes", 0.2, "--shard", "2/2",
+        "--workers", 1,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "shard 2/2 is made" in done.stdout
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--layout", "bidz", "did you mean 'bids'?"),
+        ("--minutes", "60-20", "a range such as 20-60"),
+        ("--minutes", "long", "a range such as 20-60"),
+        ("--minutes", "nan", "a range such as 20-60"),
+        ("--sfreq", "50", "from 100 to 1024, or native"),
+        ("--sfreq", "fast", "from 100 to 1024, or native"),
+        ("--shard", "3/2", "from 1/n to n/n"),
+        ("--shard", "half", "from 1/n to n/n"),
+        ("--hospital", "v0", "did you mean 'v1'?"),
+        ("--sites", "9", "hospital v1 has 4"),
+        ("--sites", "0", "n_sites"),
+        ("--patients", "0", "n_patients"),
+        ("--seed", "-1", "seed"),
+        ("--effect-size", "9", "less than or equal to 3"),
+    ],
+)
+def test_a_wrong_option_is_one_line(tmp_path: Path, option: str, value: str, message: str) -> None:
+    done = openclef("simulate", tmp_path / "out", option, value)
+    assert done.returncode == 2
+    assert done.stderr.startswith("openclef: error: ")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert not (tmp_path / "out").exists()
