@@ -25,7 +25,6 @@ import numpy as np
 import polars as pl
 from hospital_oracle import KEY, event_features
 
-from openclef.benchmark.probe import ProbeConfig
 from openclef.benchmark.rivals.handcrafted import embed_handcrafted
 from openclef.benchmark.runner import BenchmarkConfig, benchmark
 from openclef.cohort.embeddings import TABLE, begin_embeddings, write_embeddings
@@ -146,7 +145,7 @@ def main() -> None:
     ]
     benchmark(
         folder, embeddings, args.out / "benchmark",
-        config=BenchmarkConfig(n_resamples=100, probe=ProbeConfig(max_components=128)),
+        config=BenchmarkConfig(n_resamples=100),
     )  # fmt: skip
     summarise(pl.read_parquet(args.out / "benchmark" / "results.parquet"), args.hospital)
     if args.drop:

@@ -1,4 +1,4 @@
-"""What a perfect reader could tell of a session: some 130 features of its true events alone."""
+"""What a perfect reader could tell of a session: some 100 features of its true events alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ STATES = (
     *STAGES, "eyes_open", "hyperventilation", "hyperventilation_slowing", "photic", "lapse",
     "alpha_burst",
 )  # fmt: skip
+_SIZED = ("eyes_open", "alpha_burst", "hyperventilation_slowing", "photic")
 KEY = ["participant_id", "session_id"]
 
 _ASLEEP, _LIGHT, _AWAKE = ["n2", "n3"], ["n1", "n2"], ["wake"]
@@ -25,9 +26,15 @@ _FEATURES = {
     "eye_movement": ("awake",),
     "jerk": ("rate",),
     "tremor": ("rate", "busy"),
+    "focal_slowing": ("rate", "busy", "length"),
+    "generalized_slowing": ("rate", "busy", "length"),
 }
-_ARTEFACTS = ("pop", "sweat", "movement", "chewing", "percussion", "respirator")
-_FINDING = ("rate", "busy", "size", "length", "clustered")
+# Movement of the bed says nothing of the brain; a seizure is counted once, at its start.
+_LEFT_OUT = (
+    "pop", "sweat", "movement", "chewing", "percussion", "ventilator", "sawtooth", "low_voltage",
+    "seizure_spread", "postictal",
+)  # fmt: skip
+_FINDING = ("rate",)
 
 
 def event_features(events: pl.DataFrame, sessions: pl.DataFrame) -> pl.DataFrame:
@@ -44,7 +51,7 @@ def event_features(events: pl.DataFrame, sessions: pl.DataFrame) -> pl.DataFrame
         },
     )
     wide = sessions.select(KEY).join(minutes, on=KEY, how="left", maintain_order="left")
-    happening = events.filter(~pl.col("kind").is_in((*STATES, *_ARTEFACTS))).sort("onset_s")
+    happening = events.filter(~pl.col("kind").is_in((*STATES, *_LEFT_OUT))).sort("onset_s")
     happening = happening.join_asof(
         stages.select(*KEY, "onset_s", stage="kind").sort("onset_s"),
         on="onset_s", by=KEY, check_sortedness=False,
@@ -60,7 +67,6 @@ def event_features(events: pl.DataFrame, sessions: pl.DataFrame) -> pl.DataFrame
         pitch=pl.col("frequency_hz").fill_nan(None).mean(),
         irregular=(pl.col("onset_s").diff().std() / pl.col("onset_s").diff().mean()).clip(0, 5),
         gap=pl.col("onset_s").diff().median().log1p(),
-        clustered=(pl.col("onset_s") // 30).value_counts().struct.field("count").std().log1p(),
     )
     n_sessions = sessions.height
     for (kind,), rows in summaries.sort("kind").group_by("kind", maintain_order=True):
@@ -108,5 +114,5 @@ def _state(kind: str, rows: pl.DataFrame, minutes: pl.DataFrame) -> pl.DataFrame
         (pl.col("n") / pl.col("total")).log1p().alias(f"{kind} bouts"),
         pl.col("first").log1p().alias(f"{kind} latency"),
         pl.col("mean").log1p().alias(f"{kind} bout"),
-        pl.col("size").alias(f"{kind} size"),
+        *([pl.col("size").alias(f"{kind} size")] if kind in _SIZED else []),
     )

@@ -57,11 +57,12 @@ def test_a_shard_says_that_others_are_awaited(tmp_path: Path) -> None:
         ("--shard", "3/2", "from 1/n to n/n"),
         ("--shard", "half", "from 1/n to n/n"),
         ("--hospital", "v0", "did you mean 'v1'?"),
-        ("--sites", "9", "hospital v1 has 4"),
-        ("--sites", "0", "n_sites"),
-        ("--patients", "0", "n_patients"),
-        ("--seed", "-1", "seed"),
-        ("--effect-size", "9", "less than or equal to 3"),
+        ("--sites", "9", "--sites 9: hospital v1 has 4, 1 to 4"),
+        ("--sites", "0", "--sites 0: at least 1"),
+        ("--patients", "0", "--patients 0: at least 1"),
+        ("--seed", "-1", "--seed -1: at least 0"),
+        ("--effect-size", "9", "--effect-size 9: from 0 to 3"),
+        ("--effect-size", "nan", "--effect-size nan: from 0 to 3"),
     ],
 )
 def test_a_wrong_option_is_one_line(tmp_path: Path, option: str, value: str, message: str) -> None:
@@ -71,3 +72,13 @@ def test_a_wrong_option_is_one_line(tmp_path: Path, option: str, value: str, mes
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_foreign_folder_is_refused_before_anything_is_told(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("mine")
+    for out in (tmp_path, tmp_path / "letter.txt"):
+        done = openclef("simulate", out, "--patients", 1, "--minutes", 0.2, "--workers", 1)
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert done.stderr.startswith("openclef: error: ")
+        assert done.stderr.count("\n") == 1

@@ -211,7 +211,7 @@ def test_tremor_is_rhythmic_at_its_frequency() -> None:
 def test_heart_channel_shows_every_beat_at_its_time() -> None:
     session = session_of(duration_s=120, sfreq_hz=256, heart_bpm=75)
     events = drawn(session, course_of(120))
-    trace = heart_trace(events, n_times=120 * 256, sfreq_hz=256)
+    trace = heart_trace(events, n_times=120 * 256, sfreq_hz=256, irregularity=0.03)
     peaks, _ = find_peaks(trace, height=600, distance=60)
     (beats,) = of_kind(events, "heartbeat")
     r_waves_s = beats.onset_s + 0.05
@@ -219,6 +219,15 @@ def test_heart_channel_shows_every_beat_at_its_time() -> None:
     nearest = np.abs(peaks[:, None] / 256 - r_waves_s[inside]).min(axis=0)
     assert nearest.max() < 0.01
     assert trace.max() == pytest.approx(1000, rel=0.1)
+
+
+def test_fibrillating_atria_make_no_p_wave() -> None:
+    events = drawn(session_of(duration_s=60), course_of(60))
+    (beats,) = of_kind(events, "heartbeat")
+    p_waves = np.rint((beats.onset_s[2:-2] + 0.05 - 0.16) * 256).astype(int)
+    for irregularity, uv in ((0.03, 110), (0.2, 0)):
+        trace = heart_trace(events, n_times=60 * 256, sfreq_hz=256, irregularity=irregularity)
+        assert np.median(trace[p_waves]) == pytest.approx(uv, abs=15)
 
 
 # --- Amplifier

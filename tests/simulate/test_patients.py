@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, timedelta
 
 import numpy as np
 import pytest
@@ -42,6 +42,11 @@ def test_ages_sexes_sites_settings_and_sessions_are_spread(patients: list[Patien
     assert 5 < ages.min() < 12
     assert 88 < ages.max() < 95
     assert 0.03 < (ages < 18).mean() < 0.2
+    # Drawn again rather than clipped: no heap at the bounds.
+    assert (ages < 6.1).mean() < 0.005
+    assert (ages > 93.9).mean() < 0.005
+    firsts = [patient.sessions[0].start.year for patient in patients]
+    assert set(firsts) == set(range(2016, 2023))
     assert share(patients, lambda p: p.sex == "F") == pytest.approx(0.52, abs=0.05)
     total = sum(site.share for site in HOSPITAL.sites.values())
     for name, site in HOSPITAL.sites.items():
@@ -81,7 +86,8 @@ def test_indications_lead_to_drugs(patients: list[Patient]) -> None:
         ),
         key=lambda found: found[1].indications[found[2]],
     )
-    with_it = [p for p in patients if disease in p.diseases]
+    never = date.max
+    with_it = [p for p in patients if p.diseases.get(disease, never) <= p.sessions[0].start.date()]
     without = [p for p in patients if disease not in p.diseases]
     taken = share(with_it, lambda p: name in p.sessions[0].drugs)
     assert taken > 0.8 * medication.indications[disease]
@@ -131,17 +137,73 @@ def test_levels_follow_the_sum_of_shifts(patients: list[Patient]) -> None:
 
 
 def test_a_disease_that_comes_later_casts_half_a_shadow_or_none(patients: list[Patient]) -> None:
-    weights = {"present": set(), "soon": set(), "later": set()}
+    weights = {"present": set(), "soon": set(), "soon, sudden": set(), "later": set()}
     for patient in patients:
         for session in patient.sessions:
             for name, onset in patient.diseases.items():
-                traits = HOSPITAL.diseases[name].traits
+                disease = HOSPITAL.diseases[name]
                 years = (onset - session.start.date()).days / 365.2425
                 found = {e.target: e.value for e in session.effects if e.cause == name}
-                for trait, value in traits.items():
+                for trait, value in disease.traits.items():
                     when = "present" if years <= 0 else "soon" if years < 2 else "later"
+                    if when == "soon" and disease.sudden:
+                        when = "soon, sudden"
                     weights[when].add(round(found.get(trait, 0.0) / value, 3))
-    assert weights == {"present": {1.0}, "soon": {0.5}, "later": {0.0}}
+    assert weights == {"present": {1.0}, "soon": {0.5}, "soon, sudden": {0.0}, "later": {0.0}}
+
+
+def test_congenital_diseases_begin_at_birth_and_others_later(patients: list[Patient]) -> None:
+    found = [
+        (HOSPITAL.diseases[name].congenital, onset == patient.birth)
+        for patient in patients
+        for name, onset in patient.diseases.items()
+    ]
+    assert set(found) == {(True, True), (False, False)}
+
+
+def test_nothing_is_given_for_a_disease_to_come() -> None:
+    """With no drug taken for nothing, all that is taken has a begun disease as its reason."""
+    only = HOSPITAL.model_copy(
+        update={
+            "medications": {
+                name: drug.model_copy(update={"probability": 0.0})
+                for name, drug in HOSPITAL.medications.items()
+            }
+        }
+    )
+    n_to_come = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("openclef.simulate.people.load_hospital", lambda _: only)
+        for index in range(400):
+            patient = draw_patient(CONFIG, index=index)
+            for session in patient.sessions:
+                today = session.start.date()
+                begun = {name for name, onset in patient.diseases.items() if onset <= today}
+                n_to_come += len(patient.diseases) - len(begun)
+                for name in session.drugs:
+                    assert begun & only.medications[name].indications.keys()
+    assert n_to_come > 50
+
+
+def test_intensive_care_stays_there(patients: list[Patient]) -> None:
+    sessions = [session for patient in patients for session in patient.sessions]
+    for name in ("propofol", "fentanyls"):
+        shares = {
+            setting: np.mean([name in s.drugs for s in sessions if s.setting == setting])
+            for setting in HOSPITAL.settings
+        }
+        assert shares["icu"] > 0.2, name
+        assert max(shares["routine"], shares["emu"]) < 0.04, name
+    for name, pattern in PATTERNS.items():
+        if pattern.settings:
+            assert {s.setting for s in sessions if name in s.findings} <= set(pattern.settings)
+
+
+def test_levels_stay_within_the_bounds_of_their_trait(patients: list[Patient]) -> None:
+    for patient in patients:
+        for session in patient.sessions:
+            for name, level in session.levels.items():
+                assert TRAITS[name].low <= level <= TRAITS[name].high, name
 
 
 def test_effect_size_zero_leaves_no_trace() -> None:
@@ -152,22 +214,34 @@ def test_effect_size_zero_leaves_no_trace() -> None:
         assert patient.diseases == same.diseases
 
 
-def test_what_excludes_another_finding_excludes_it(patients: list[Patient]) -> None:
+def test_findings_exclude_one_another_and_abnormal_ones_lie_in_one_place(
+    patients: list[Patient],
+) -> None:
     instead = {"triphasic": "gpd", "bipd": "lpd", "status": "seizure"}
     seen = set()
+    variant_sides = []
     for patient in patients:
         for session in patient.sessions:
             for name, other in instead.items():
                 assert not {name, other} <= session.findings.keys()
             if "burst_suppression" in session.findings:
                 assert "absent_pdr" in session.findings
+                background = {"generalized_slowing", "focal_slowing", "diffuse_beta", "breach"}
+                assert not background & session.findings.keys()
+            if "low_voltage" in session.findings:
+                large = {"diffuse_beta", "focal_slowing", "spike_wave", "seizure", "lpd", "gpd"}
+                assert not large & session.findings.keys()
             seen |= session.findings.keys()
             for name, finding in session.findings.items():
-                if PATTERNS[name].lateral:
+                if PATTERNS[name].lateral and not PATTERNS[name].abnormal:
+                    assert finding.region == "temporal"
+                    variant_sides.append(finding.side == patient.side)
+                elif PATTERNS[name].lateral:
                     assert (finding.side, finding.region) == (patient.side, patient.region)
                 else:
                     assert (finding.side, finding.region) == (None, None)
     assert seen == set(PATTERNS)
+    assert np.mean(variant_sides) == pytest.approx(0.5, abs=0.1)
 
 
 def test_children_have_slower_rhythms_and_more_theta(patients: list[Patient]) -> None:

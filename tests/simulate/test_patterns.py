@@ -90,7 +90,8 @@ def row(name: str) -> int:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_finding_has_events_within_the_session(kind: str, duration_s: int) -> None:
     session = make_session(kind, duration_s=duration_s)
-    course = make_course(duration_s, photic_hz=half_flashes(duration_s))
+    stage = np.full(duration_s, N2 if kind == "bets" else WAKE)
+    course = make_course(duration_s, stage=stage, photic_hz=half_flashes(duration_s))
     for seed in range(5):
         groups = draw(kind, session=session, course=course, seed=seed)
         found = of_kind(groups, kind)
@@ -163,6 +164,16 @@ def test_benign_variants_belong_to_sleep(kind: str) -> None:
     groups = draw(kind, session=make_session(kind, rate=2), course=make_course(stage=stage))
     onset_s = onsets(groups, kind)
     assert (onset_s >= 640).mean() > (0.99 if kind == "bets" else 0.6)
+
+
+@pytest.mark.parametrize(("kind", "stage"), [("bets", WAKE), ("wicket", COMA)])
+def test_benign_variants_stay_away_without_the_state_they_need(kind: str, stage: int) -> None:
+    course = make_course(stage=np.full(1280, stage))
+    groups = draw(kind, session=make_session(kind), course=course)
+    assert sum(map(len, groups)) == 0
+    asleep = np.where(np.arange(1280) < 1000, stage, N2)
+    groups = draw(kind, session=make_session(kind), course=make_course(stage=asleep))
+    assert onsets(groups, kind).min() >= 1000
 
 
 def test_generalized_slowing_comes_when_vigilance_is_low() -> None:

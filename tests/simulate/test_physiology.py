@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from types import SimpleNamespace
+from typing import cast
 
 import mne
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.signal import butter, sosfiltfilt, welch
 
+from openclef.simulate.config import SimulationConfig
 from openclef.simulate.eeg import background, sleep
 from openclef.simulate.eeg.course import (
     COMA,
@@ -27,12 +30,15 @@ from openclef.simulate.eeg.course import (
 from openclef.simulate.eeg.events import Events, of_kind
 from openclef.simulate.eeg.head import ELECTRODES, POSITIONS, focus, topography
 from openclef.simulate.eeg.scene import Scene
+from openclef.simulate.eeg.session import draw_truth
 from openclef.simulate.parameters import Setting
-from openclef.simulate.patients import Finding, Session
+from openclef.simulate.patients import Finding, Patient, Session
 from openclef.simulate.traits import TRAITS
 from openclef.types import CHANNELS, FloatArray
 
 SFREQ_HZ = 200
+# Only the index matters to what happens in a session.
+SOMEBODY = cast(Patient, SimpleNamespace(index=0))
 NEXT = {
     WAKE: {N1}, N1: {WAKE, N2, REM}, N2: {WAKE, N1, N3, REM}, N3: {WAKE, N1, N2}, REM: {WAKE, N2},
 }  # fmt: skip
@@ -171,6 +177,8 @@ def test_flashes_come_in_trains_of_ten_seconds_and_find_people_awake() -> None:
     assert [train.frequency_hz[0] for train in trains] == [3, 6, 9, 12, 15, 18, 21, 24, 27, 30]
     assert all(len(train) == 1 and train.duration_s[0] == 10 for train in trains)
     assert np.all(course.stage[course.photic_hz > 0] == WAKE)
+    comatose = session_of("burst_suppression")
+    assert not any(course_of(comatose, i).photic_hz.any() for i in range(20))
 
 
 def test_bursts_of_alpha_are_events_where_alpha_is_large() -> None:
@@ -205,7 +213,7 @@ def test_each_second_has_one_stage_in_the_events(duration_s: int) -> None:
         np.testing.assert_array_equal(covered, 1)
         for group in sleep.draw(np.random.default_rng(seed), session, course):
             assert np.all((group.onset_s >= 0) & (group.onset_s < duration_s))
-            assert len(group) or group.kind not in ("posts", "diffuse_beta")
+            assert len(group) or group.kind != "diffuse_beta"
 
 
 # The head.
@@ -383,6 +391,48 @@ def test_waves_of_sleep_are_in_the_signal_where_and_when_they_are_in_the_truth(
     peak = int(np.argmax(sign * mean_S))
     assert sign * mean_S[peak] > 0.5 * group.amplitude_uv.mean()
     assert 0 < around[peak] / SFREQ_HZ < group.duration_s.max()
+
+
+def test_posts_need_sleep() -> None:
+    session = session_of("posts")
+    for stage in (WAKE, N3, REM):
+        groups = sleep.draw(np.random.default_rng(0), session, steady(session, stage))
+        assert not of_kind(groups, "posts")
+
+
+def test_a_seizure_ends_sleep_and_blinks_stops_alpha_and_tenses_the_jaw() -> None:
+    n_checked = 0
+    for index in range(20):
+        session = replace(session_of(setting="emu", sleep_drive=1.0), index=index, findings={
+            name: Finding(1.0, 2.0, "left", "temporal") for name in ("seizure", "posts", "bets")
+        })  # fmt: skip
+        truth = draw_truth(SimulationConfig(n_patients=1), SOMEBODY, session)
+        (seizures,) = truth.of("seizure")
+        for first, duration in zip(seizures.onset_s, seizures.duration_s, strict=True):
+            last = first + duration
+            for group in truth.of("spindle", "k_complex", "vertex_wave", "posts", "bets", "blink"):
+                assert not ((group.onset_s >= first) & (group.onset_s < last)).any()
+            tense = [group for group in truth.of("muscle")
+                     if np.isclose(group.onset_s + group.duration_s, last).any()]  # fmt: skip
+            assert {group.place.side for group in tense if group.place} == {"left", "right"}
+            n_checked += 1
+        assert truth.of("blink")
+    assert n_checked >= 20
+
+
+def test_alpha_gives_way_to_a_seizure() -> None:
+    session = session_of(duration_s=120)
+    course = steady(session, WAKE)
+    seizure = Events.of("seizure", None, [40.0], duration_s=40, amplitude_uv=0)
+    scenes = []
+    for events in ([], [seizure]):
+        scene = Scene(session, course, sfreq_hz=SFREQ_HZ)
+        background.add(scene, events, np.random.default_rng(0))
+        scenes.append(scene.signal()[ELECTRODES.index("O1")])
+    without, with_seizure = scenes
+    gone = without - with_seizure
+    assert gone[42 * SFREQ_HZ : 78 * SFREQ_HZ].std() > 2
+    assert np.abs(gone[: 38 * SFREQ_HZ]).max() < 0.01
 
 
 def test_spindles_have_their_frequency_length_and_size() -> None:

@@ -14,6 +14,7 @@ import pytest
 from openclef.errors import OpenclefError
 from openclef.signal import open_recording
 from openclef.simulate.config import SimulationConfig
+from openclef.simulate.eeg.amplifier import bad_names
 from openclef.simulate.eeg.session import draw_truth
 from openclef.simulate.parameters import Site, load_hospital
 from openclef.simulate.patients import Patient, Session
@@ -167,9 +168,33 @@ def test_table_of_channels_matches_the_file() -> None:
     labels = make_edf(patient, session, signal_of(session), extra).labels
     assert [row["name"] for row in rows] == list(labels)
     assert [row["type"] for row in rows] == ["EEG"] * 20 + ["ECG"]
-    assert [row["name"] for row in rows if row["status"] == "bad"] == ["F4-REF"]
     assert {row["units"] for row in rows} == {"uV"}
     assert {row["reference"] for row in rows} == {"Cz", "n/a"}
+
+
+def test_a_technician_misses_bad_channels_and_doubts_good_ones() -> None:
+    patient, session = person(Site(share=1, label="{}"))
+    session = replace(session, bad_channels={"F4": "noisy", "O1": "bridged"})
+    assert bad_names(session) > {"F4", "O1"}
+    noted = dict.fromkeys(CHANNELS, 0)
+    n = 400
+    for index in range(n):
+        rows = channel_rows(NATIVE, patient, replace(session, index=index))
+        assert rows == channel_rows(NATIVE, patient, replace(session, index=index))
+        for row in rows:
+            noted[row["name"]] += row["status"] == "bad"
+    bad = bad_names(session)
+    for name, count in noted.items():
+        assert count / n == pytest.approx(0.6, abs=0.08) if name in bad else count / n < 0.04
+
+
+def test_the_filter_is_never_told_above_half_the_sampling_frequency() -> None:
+    patient, session = person(Site(share=1, lowpass_hz=120))
+    for sfreq_hz, told in ((200, 100), (512, 120)):
+        session = replace(session, sfreq_hz=sfreq_hz)
+        edf = make_edf(patient, session, signal_of(session), {})
+        assert edf.signals[0].prefiltering == f"HP:{patient.site.highpass_hz:g}Hz LP:{told}Hz"
+        assert channel_rows(NATIVE, patient, session)[0]["high_cutoff"] == told
 
 
 def test_unknown_extra_channel_is_refused_with_the_nearest() -> None:

@@ -258,8 +258,9 @@ def test_tables_have_one_row_a_patient_or_session(hospital: Path) -> None:
         pl.all_horizontal(pl.exclude("participant_id", "session_id").is_null())
     )
     keys = {f"{subject}_{visit}" for subject, visit in silent.select(silent.columns[:2]).rows()}
-    assert len(reported) + len(keys) == n_sessions
-    assert reported.isdisjoint(keys)
+    # A report may state no finding at all: that the record cannot be read, and no more.
+    assert len(reported | keys) == n_sessions
+    assert 0 < len(reported) < n_sessions
 
 
 def test_truth_is_what_the_patients_and_sessions_are(hospital: Path) -> None:

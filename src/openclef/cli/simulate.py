@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from openclef.simulate import SimulationConfig
 
 
+# Options by the fields that they set, and what is allowed.
+_OPTIONS = {
+    "n_patients": ("patients", "at least 1"), "n_sites": ("sites", "at least 1"),
+    "seed": ("seed", "at least 0"), "effect_size": ("effect-size", "from 0 to 3"),
+}  # fmt: skip
 # What a frozen cohort fixes.
 _FIXED = (
     "patients", "seed", "layout", "sites", "minutes", "sfreq", "hospital", "effect_size",
@@ -61,7 +66,10 @@ def simulate(
     shortest_s, longest_s = _parse_minutes(minutes)
     part = _parse_shard(shard)
     rate = _parse_sfreq(sfreq)
+    from openclef.artefact import refuse_foreign
     from openclef.simulate import simulate as make
+
+    refuse_foreign(out)
 
     if cohort is None:
         config = _config(
@@ -82,14 +90,23 @@ def _config(**values: Any) -> SimulationConfig:
     from pydantic import ValidationError
 
     from openclef.simulate import SimulationConfig
+    from openclef.simulate.parameters import load_hospital
 
     try:
-        return SimulationConfig.model_validate(values)
+        config = SimulationConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        name = "".join(f"{part} " for part in first["loc"])
-        given = f", given: {first['input']}" if first["loc"] else ""
-        raise OpenclefError(f"{name}{first['msg']}{given}") from error
+        field = str(first["loc"][0]) if first["loc"] else ""
+        if field not in _OPTIONS:
+            raise OpenclefError(f"{field} {first['msg']}".strip()) from error
+        option, allowed = _OPTIONS[field]
+        raise OpenclefError(f"--{option} {first['input']:g}: {allowed}") from error
+    n_listed = len(load_hospital(config.hospital).sites)
+    if config.n_sites > n_listed:
+        raise OpenclefError(
+            f"--sites {config.n_sites}: hospital {config.hospital} has {n_listed}, 1 to {n_listed}"
+        )
+    return config
 
 
 def _frozen(context: typer.Context, cohort: str) -> SimulationConfig:

@@ -130,7 +130,7 @@ def write_sidecars(
             "SoftwareFilters": "n/a",
             "HardwareFilters": {
                 "high-pass": {"cutoff (Hz)": site.highpass_hz, "order": 1},
-                "low-pass": {"cutoff (Hz)": site.lowpass_hz, "order": 4},
+                "low-pass": {"cutoff (Hz)": channels[0]["high_cutoff"], "order": 4},
             },
             "EEGChannelCount": kinds.count("EEG"),
             "ECGChannelCount": kinds.count("ECG"),

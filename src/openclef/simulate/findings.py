@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from openclef.simulate.parameters import Setting
+
 
 @dataclass(frozen=True)
 class Pattern:
@@ -14,18 +16,23 @@ class Pattern:
     flag : str or None
         Column of HEEDB's report findings that a reader would set (paper.md, Benchmark protocol).
     lateral : bool
-        Whether it lies on one side (that of the patient's lesion, if there is one).
+        Whether it lies on one side: an abnormal one on the patient's, a variant on that of the day.
     abnormal : bool
         Whether a reader calls a record with it abnormal.
     description : str
         What it looks like.
+    settings : tuple of str
+        The only ones in which it is seen; none named: in all.
     """
 
     flag: str | None
     lateral: bool
     abnormal: bool
     description: str
+    settings: tuple[Setting, ...] = ()
 
+
+_MONITORED: tuple[Setting, ...] = ("icu", "ltm")
 
 PATTERNS = {
     "focal_slowing": Pattern("foc slowing", True, True, "bouts of polymorphic delta and theta"),
@@ -42,7 +49,9 @@ PATTERNS = {
     "triphasic": Pattern("gpd", False, True, "triphasic waves of 1.5-2 Hz with a lag to the back"),
     "lrda": Pattern("lrda", True, True, "runs of rhythmic 1-3 Hz delta over one side"),
     "grda": Pattern("grda", False, True, "runs of rhythmic 1.5-3 Hz delta, frontal"),
-    "burst_suppression": Pattern("bs", False, True, "bursts between stretches below 10 uV"),
+    "burst_suppression": Pattern(
+        "bs", False, True, "bursts between stretches below 10 uV", settings=_MONITORED
+    ),
     "breach": Pattern("breach", True, True, "sharp, large alpha, beta and mu over a skull defect"),
     "low_voltage": Pattern("low voltage", False, False, "amplitudes below 20 uV throughout"),
     "diffuse_beta": Pattern("diffuse Beta", False, False, "beta above 25 uV over most channels"),
@@ -50,5 +59,7 @@ PATTERNS = {
     "wicket": Pattern("wicket", True, False, "temporal trains of arciform 6-11 Hz waves, drowsy"),
     "bets": Pattern("bets", True, False, "small sharp spikes of sleep"),
     "posts": Pattern("posts", False, False, "positive occipital sharp transients of sleep"),
-    "status": Pattern("status", True, True, "seizures that recur or do not end"),
+    "status": Pattern(
+        "status", True, True, "seizures that recur or do not end", settings=_MONITORED
+    ),
 }

@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import math
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,6 +24,12 @@ from openclef.errors import choose
 Setting = Literal["routine", "ltm", "emu", "icu"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 AnyCause = TypeVar("AnyCause", bound="Cause")
+Name = TypeVar("Name", bound=str)
+
+
+def with_log_odds(p: float, more: float) -> float:
+    """Return a probability with log odds added; one that is 0 or 1 stays."""
+    return p / (p + (1 - p) * math.exp(-more))
 
 
 class _Table(BaseModel):
@@ -36,12 +42,12 @@ class Cause(_Table):
     Attributes
     ----------
     probability : float
-        Of a man of 50 in a routine session at a site that sees no sicker people, without anything
-        else that makes it more likely.
+        Of a man of 50 in a setting that adds nothing, at a site that sees no sicker people, without
+        anything else that makes it more likely.
     per_decade, female : float
         Log odds added for each decade above 50, and for women.
     settings : mapping
-        Log odds added in a setting.
+        Log odds added in a setting; of a medication, also to the probability of each indication.
     traits : mapping
         Shift of a trait (`traits.TRAITS`) in standard deviations.
     findings : mapping
@@ -85,8 +91,10 @@ class Disease(Cause):
     """A disease: the codes it is recorded by; log odds that other diseases add to it.
 
     severe: more common at sites that see sicker people.
-    lesion: lateral findings lie on the side and in the region of the patient's lesion, and some
-    codes tell the side (those of `left_codes`, `right_codes`).
+    lesion: it lies in one place, and some codes may tell the side (`left_codes`, `right_codes`).
+    That place is the patient's: abnormal lateral findings lie there, whatever their cause.
+    sudden: nothing of it shows before its onset; other diseases cast a shadow in the two years
+    before. congenital: its onset is birth.
     """
 
     codes: tuple[str, ...]
@@ -95,6 +103,8 @@ class Disease(Cause):
     after: dict[str, float] = {}
     severe: bool = False
     lesion: bool = False
+    sudden: bool = False
+    congenital: bool = False
 
 
 class Medication(Cause):
@@ -188,11 +198,16 @@ class Hospital(_Table):
 
 
 class _Shift(_Table):
-    """A second draw of a hospital's effects, for final tables only: the same graph, other numbers.
+    """A second draw of a hospital, for final tables only: the same graph, other numbers.
+
+    Drawn anew: the shifts of traits by diseases, medications and domains, the logarithm of each
+    rate (a treatment stays one), and the probabilities of diseases, medications, indications and
+    findings, with a cause or without. The sites are others. Kept: log odds by age, sex, setting and
+    domain and from disease to disease, shares of settings, codes, drugs, noise.
 
     base, seed: what is drawn anew, and from what seed. trait_sd: SD of the logarithm of a factor
-    on each shift and rate. odds_sd: SD of the log odds added to each probability. sites: other
-    amplifiers in place of the base's.
+    on each shift and each rate's logarithm. odds_sd: SD of the log odds added to each probability.
+    sites: other amplifiers in place of the base's.
     """
 
     base: str
@@ -202,37 +217,47 @@ class _Shift(_Table):
     odds_sd: float
     sites: dict[str, Site]
 
-    def apply(self, hospital: Hospital) -> Hospital:
+    def apply(self, hospital: Hospital, *, version: str) -> Hospital:
         rng = np.random.default_rng(self.seed)
 
-        def factor(value: float) -> float:
-            return value * float(rng.lognormal(0, self.trait_sd))
+        def factor() -> float:
+            return float(rng.lognormal(0, self.trait_sd))
 
         def odds(p: float) -> float:
-            if not 0 < p < 1:
-                return p
-            return 1 / (1 + math.exp(-math.log(p / (1 - p)) - rng.normal(0, self.odds_sd)))
+            return with_log_odds(p, float(rng.normal(0, self.odds_sd)))
+
+        def all_odds(old: Mapping[Any, float]) -> dict[Any, float]:
+            return {name: odds(p) for name, p in old.items()}
 
         def cause(old: AnyCause) -> AnyCause:
             changed: dict[str, object] = {
                 "probability": odds(old.probability),
-                "traits": {name: factor(z) for name, z in old.traits.items()},
-                "findings": {name: odds(p) for name, p in old.findings.items()},
-                "rates": {name: factor(x) for name, x in old.rates.items()},
+                "traits": {name: z * factor() for name, z in old.traits.items()},
+                "findings": all_odds(old.findings),
+                "rates": {name: rate ** factor() for name, rate in old.rates.items()},
             }
+            if isinstance(old, Medication):
+                changed["indications"] = all_odds(old.indications)
             return old.model_copy(update=changed)
+
+        def finding(old: BaseFinding) -> BaseFinding:
+            return old.model_copy(
+                update={"probability": odds(old.probability), "settings": all_odds(old.settings)}
+            )
 
         domains = {
             name: old.model_copy(
-                update={"traits": {trait: factor(z) for trait, z in old.traits.items()}}
+                update={"traits": {trait: z * factor() for trait, z in old.traits.items()}}
             )
             for name, old in hospital.domains.items()
         }
         return hospital.model_copy(
             update={
-                "domains": domains,
+                "version": version,
                 "about": self.about,
                 "sites": self.sites,
+                "domains": domains,
+                "findings": {name: finding(old) for name, old in hospital.findings.items()},
                 "diseases": {name: cause(old) for name, old in hospital.diseases.items()},
                 "medications": {name: cause(old) for name, old in hospital.medications.items()},
             }
@@ -256,15 +281,20 @@ def load_hospital(name: str) -> Hospital:
     table = tomllib.loads(text)
     if "base" in table:
         shift = _Shift.model_validate(table)
-        return shift.apply(load_hospital(shift.base))
+        return shift.apply(load_hospital(shift.base), version=name)
     return Hospital.model_validate(table)
 
 
 def generator_hash() -> str:
-    """sha256 over the simulator's own code and tables: what cohorts made alike have in common."""
+    """sha256 over the simulator's code and tables: what cohorts made alike have in common.
+
+    Records are drawn from the lists of `openclef.clinical`, so these count too.
+    """
     digest = hashlib.sha256()
     files: dict[str, bytes] = {}
-    waiting = [("", resources.files("openclef.simulate"))]
+    waiting = [
+        (f"{name}/", resources.files(f"openclef.{name}")) for name in ("clinical", "simulate")
+    ]
     while waiting:
         folder, here = waiting.pop()
         for item in here.iterdir():

@@ -15,7 +15,14 @@ import numpy as np
 
 from openclef.simulate.config import SimulationConfig
 from openclef.simulate.findings import PATTERNS
-from openclef.simulate.parameters import Cause, Hospital, Setting, Site, load_hospital
+from openclef.simulate.parameters import (
+    Cause,
+    Hospital,
+    Setting,
+    Site,
+    load_hospital,
+    with_log_odds,
+)
 from openclef.simulate.patients import Effect, Patient, Region, Session, Sex, Side
 from openclef.simulate.state import draw_bad_channels, draw_findings, draw_levels, effects_of
 from openclef.simulate.traits import TRAITS
@@ -28,6 +35,9 @@ _REGIONS: dict[Region, float] = {
 # Share of liabilities that are drawn anew for a later session.
 _REDRAWN = 0.35
 _PRODROME_YEARS = 2.0
+# First sessions.
+_FIRST, _LAST = datetime(2016, 1, 1), datetime(2022, 12, 31)
+_YOUNGEST, _OLDEST = 6, 94
 
 
 @dataclass(frozen=True)
@@ -83,17 +93,16 @@ def draw_patient(config: SimulationConfig, *, index: int) -> Patient:
     setting = _draw_setting(rng, hospital, site)
     sex: Sex = "F" if rng.random() < 0.52 else "M"
     race = _choose(rng, hospital.races)
-    # Children come too; the very old are told by their age alone.
-    age = float(np.clip(rng.normal(52, 20) if rng.random() < 0.9 else rng.uniform(6, 25), 6, 94))
+    age = _draw_age(rng)
     side: Side = "left" if rng.random() < 0.5 else "right"
     region: Region = _choose(rng, _REGIONS)
-    day = datetime(2012, 1, 1) + timedelta(days=int(rng.integers(0, 3600)))
+    day = _FIRST + timedelta(days=int(rng.integers((_LAST - _FIRST).days + 1)))
     birth = (day - timedelta(days=age * 365.2425)).date()
     domains = dict(
         zip(hospital.domains, rng.standard_normal(len(hospital.domains)).tolist(), strict=True)
     )
     odds = _Odds(hospital, domains, sex=sex)
-    diseases = _draw_diseases(rng, odds, site, setting=setting, age=age, day=day)
+    diseases = _draw_diseases(rng, odds, site, setting=setting, age=age, day=day, birth=birth)
     liabilities = _Liabilities.draw(rng, hospital)
     has_record = bool(rng.random() >= hospital.noise.no_record)
     n_sessions = 1
@@ -129,6 +138,14 @@ def draw_patient(config: SimulationConfig, *, index: int) -> Patient:
         has_record=has_record,
         sessions=tuple(sessions),
     )
+
+
+def _draw_age(rng: np.random.Generator) -> float:
+    """Draw an age in years: adults, and children beside."""
+    while True:
+        age = float(rng.normal(52, 20) if rng.random() < 0.9 else rng.uniform(_YOUNGEST, 25))
+        if _YOUNGEST <= age <= _OLDEST:
+            return age
 
 
 def _choose(rng: np.random.Generator, odds: Mapping[Name, float]) -> Name:
@@ -177,6 +194,7 @@ def _draw_diseases(
     setting: Setting,
     age: float,
     day: datetime,
+    birth: date,
 ) -> dict[str, date]:
     """Draw diseases in the order of the table, so that one may follow from those before it."""
     present: dict[str, date] = {}
@@ -187,7 +205,8 @@ def _draw_diseases(
         years_before = rng.exponential(4) if rng.random() < 0.92 else -rng.exponential(1.5)
         if rng.random() < probability:
             years_before = min(years_before, age - 1)
-            present[name] = (day - timedelta(days=years_before * 365.2425)).date()
+            onset = (day - timedelta(days=years_before * 365.2425)).date()
+            present[name] = birth if disease.congenital else onset
     return present
 
 
@@ -207,13 +226,16 @@ def _draw_session(
     side: Side,
     region: Region,
 ) -> Session:
-    drugs = _draw_drugs(odds, diseases, liabilities, setting=setting, age=age)
+    begun = {name for name, onset in diseases.items() if onset <= start.date()}
+    drugs = _draw_drugs(odds, begun, liabilities, setting=setting, age=age)
     causes: dict[str, tuple[Cause, float]] = {}
     for name, onset in diseases.items():
+        disease = hospital.diseases[name]
         years = (onset - start.date()).days / 365.2425
-        # Not yet there; what is coming casts a shadow of half its strength.
-        weight = 1.0 if years <= 0 else 0.5 if years < _PRODROME_YEARS else 0.0
-        causes[name] = hospital.diseases[name], weight * config.effect_size
+        # What comes slowly casts a shadow of half its strength.
+        is_near = years < _PRODROME_YEARS and not disease.sudden
+        weight = 1.0 if name in begun else 0.5 if is_near else 0.0
+        causes[name] = disease, weight * config.effect_size
     for name in drugs:
         causes[name] = hospital.medications[name], config.effect_size
     effects = (
@@ -261,7 +283,10 @@ def _draw_drugs(
     taken = {}
     for name, medication in odds.hospital.medications.items():
         spared = 1 - odds.probability(medication, setting=setting, age=age)
-        spared *= math.prod(1 - p for d, p in medication.indications.items() if d in diseases)
+        here = medication.settings.get(setting, 0.0)
+        spared *= math.prod(
+            1 - with_log_odds(p, here) for d, p in medication.indications.items() if d in diseases
+        )
         if liabilities.drugs[name] < 1 - spared:
             options = list(medication.drugs.items())
             taken[name] = options[liabilities.choice[name] % len(options)]

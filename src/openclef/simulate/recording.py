@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from openclef.artefact import atomic
 from openclef.errors import choose
 from openclef.simulate.config import SimulationConfig
-from openclef.simulate.eeg.amplifier import N_STEPS, range_uv, record
+from openclef.simulate.eeg.amplifier import N_STEPS, bad_names, lowpass_hz, range_uv, record
 from openclef.simulate.eeg.artefact_waveforms import heart_trace
+from openclef.simulate.eeg.head import ELECTRODES
 from openclef.simulate.eeg.session import draw_truth, make_signal
 from openclef.simulate.parameters import Site
 from openclef.simulate.patients import Patient, Session
@@ -25,6 +26,7 @@ from openclef.types import CHANNELS, FloatArray
 _MODERN = {"T3": "T7", "T4": "T8", "T5": "P7", "T6": "P8"}
 # Channels beside the 19: ears as electrodes, and the heart under either name.
 _EXTRA_TYPES = {"A1": "EEG", "A2": "EEG", "EKG": "ECG", "ECG": "ECG"}
+_BAD_MISSED, _GOOD_NOTED_BAD = 0.4, 0.01
 
 
 def write_recording(
@@ -47,8 +49,9 @@ def write_recording(
     for name in extra_names:
         if name not in ears:
             extra[name] = heart_trace(
-                truth.events, n_times=signal_ES.shape[1], sfreq_hz=session.sfreq_hz
-            )
+                truth.events, n_times=signal_ES.shape[1], sfreq_hz=session.sfreq_hz,
+                irregularity=session.levels["heart_irregularity"],
+            )  # fmt: skip
     ordered = {name: extra[name] for name in extra_names}
     edf = make_edf(patient, session, recorded_CS[: len(CHANNELS)], ordered)
     with atomic(path) as temporary:
@@ -79,7 +82,8 @@ def make_edf(
     """
     site = patient.site
     limit_uv = range_uv(site)
-    band = f"HP:{site.highpass_hz:g}Hz LP:{site.lowpass_hz:g}Hz"
+    lowpass = lowpass_hz(site, sfreq_hz=session.sfreq_hz)
+    band = f"HP:{site.highpass_hz:g}Hz LP:{lowpass:g}Hz"
     names = (*CHANNELS, *extra)
     signals = [
         EdfSignal.from_digital(
@@ -115,8 +119,12 @@ def edf_size_bytes(config: SimulationConfig, patient: Patient, session: Session)
 def channel_rows(
     config: SimulationConfig, patient: Patient, session: Session
 ) -> list[dict[str, Any]]:
-    """Rows of the BIDS table of channels, in the order of the file."""
-    site = patient.site
+    """Rows of the BIDS table of channels, in the order of the file.
+
+    The status is what a technician noted, who misses bad channels and doubts good ones.
+    """
+    site, bad = patient.site, bad_names(session)
+    noted_bad = _draw_noted(config, patient, session, bad)
     rows = []
     for name in (*CHANNELS, *_extra_names(config, site)):
         kind = _EXTRA_TYPES.get(name, "EEG")
@@ -127,12 +135,25 @@ def channel_rows(
                 "units": "uV",
                 "sampling_frequency": session.sfreq_hz,
                 "low_cutoff": site.highpass_hz,
-                "high_cutoff": site.lowpass_hz,
+                "high_cutoff": lowpass_hz(site, sfreq_hz=session.sfreq_hz),
                 "reference": site.reference if kind == "EEG" else "n/a",
-                "status": "bad" if name in session.bad_channels else "good",
+                "status": "bad" if name in noted_bad else "good",
             }
         )
     return rows
+
+
+def _draw_noted(
+    config: SimulationConfig, patient: Patient, session: Session, bad: frozenset[str]
+) -> set[str]:
+    """Draw which electrodes are noted as bad, whatever the file has of them."""
+    rng = config.generator("amplifier", patient=patient.index, session=session.index)
+    luck_E = rng.spawn(1)[0].random(len(ELECTRODES))  # the amplifier's own draws are another stream
+    return {
+        name
+        for name, luck in zip(ELECTRODES, luck_E.tolist(), strict=True)
+        if luck < (1 - _BAD_MISSED if name in bad else _GOOD_NOTED_BAD)
+    }
 
 
 def _extra_names(config: SimulationConfig, site: Site) -> tuple[str, ...]:

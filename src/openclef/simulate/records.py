@@ -2,8 +2,8 @@
 
 Diagnoses are coded at visits, drugs are ordered before the sessions that they are seen in. Records
 are imperfect: a disease or a drug goes unrecorded, is coded late or less exactly, a diagnosis or an
-order is wrong, a time is missing. Codes of the package's lists that no task asks for occur here and
-there, whatever the patient has.
+order is wrong, a diagnosis stands at the last visit alone. Codes of the package's lists that no
+task asks for occur here and there, whatever the patient has.
 """
 
 from __future__ import annotations
@@ -41,8 +41,10 @@ ROWS = "meds"
 _LATE = 0.12
 _LESS_SPECIFIC = 0.15
 _TELLS_SIDE = 0.6
-_NO_TIME = 0.01
+_UNDATED = 0.01
 _STOPPED = 0.25
+# Codes that there were not before a day, and what was used until then.
+_NEW_CODES = {"F32.A": (datetime(2021, 10, 1), "F32.9")}
 # Probability of the most common code of no task; the others fall with the root of their rank, so
 # that a thousand patients have nearly all of them.
 _BACKGROUND = 0.02
@@ -61,7 +63,7 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Event:
-    """One row of a MEDS table; `time` is None for a static fact, and where it was not noted."""
+    """One row of a MEDS table; `time` is None for what never changes."""
 
     time: datetime | None
     code: str
@@ -85,30 +87,32 @@ def patient_events(
     Returns
     -------
     tuple of Event
-        Sorted by time, those without one first; empty if the patient has no record.
+        Sorted by time, static ones first; empty if the patient has no record.
     """
     if not patient.has_record:
         return ()
     rng = config.generator("records", patient=patient.index)
     hospital = load_hospital(config.hospital)
     visits = _draw_visits(rng, patient)
-    coded = [
+    diagnoses = [
         *_diagnoses(rng, hospital, patient, visits),
         *_wrong_diagnoses(rng, hospital, patient, visits),
-        *_orders(rng, hospital, patient),
-        *_background(rng, sorted(visits)),
     ]
-    has_time = (rng.random(len(coded)) >= _NO_TIME).tolist()
+    is_undated = (rng.random(len(diagnoses)) < _UNDATED).tolist()
+    orders = _orders(rng, hospital, patient)
     events = [
         Event(None, f"GENDER//{patient.sex}"),
         Event(None, f"RACE//{patient.race}"),
         Event(datetime.combine(patient.birth, time()), birth_code),
         *(Event(day, f"VISIT//{kind}") for day, kind in visits.items()),
+        # A diagnosis without a date stands where the record was closed: no time would be static.
         *(
-            event if keeps else Event(None, event.code)
-            for event, keeps in zip(coded, has_time, strict=True)
+            Event(max(visits), event.code) if moves else event
+            for event, moves in zip(diagnoses, is_undated, strict=True)
         ),
-        *_stops(rng, patient),
+        *orders,
+        *_stops(rng, patient, orders),
+        *_background(rng, sorted(visits)),
     ]
     for session in patient.sessions:
         uri = uris[session.index] if uris else None
@@ -151,13 +155,19 @@ def _diagnoses(
             first = later[min(int(rng.geometric(0.7)) - 1, len(later) - 1)]
         again = [day for day in sorted(visits) if day > first and rng.random() < 0.4]
         code = _draw_code(rng, hospital.diseases[name], patient)
-        events.append(Event(first, meds_code(code, system=ICD10CM)))
+        events.append(_coded(first, code))
         for day in again:
             if rng.random() < 0.2:
                 code = _draw_code(rng, hospital.diseases[name], patient)
             told = _ancestor(rng, code, ICD10CM) if rng.random() < _LESS_SPECIFIC else code
-            events.append(Event(day, meds_code(told, system=ICD10CM)))
+            events.append(_coded(day, told))
     return events
+
+
+def _coded(day: datetime, code: str) -> Event:
+    """Code a diagnosis as it could be coded on that day."""
+    first_day, before = _NEW_CODES.get(code, (datetime.min, code))
+    return Event(day, meds_code(code if day >= first_day else before, system=ICD10CM))
 
 
 def _draw_code(rng: np.random.Generator, disease: Disease, patient: Patient) -> str:
@@ -187,7 +197,7 @@ def _wrong_diagnoses(
     for name, wrong in zip(hospital.diseases, is_wrong.tolist(), strict=True):
         if wrong and name not in patient.diseases:
             code = _draw_code(rng, hospital.diseases[name], patient)
-            events.append(Event(_any_of(rng, sorted(visits)), meds_code(code, system=ICD10CM)))
+            events.append(_coded(_any_of(rng, sorted(visits)), code))
     return events
 
 
@@ -217,17 +227,23 @@ def _orders(rng: np.random.Generator, hospital: Hospital, patient: Patient) -> l
     return events
 
 
-def _stops(rng: np.random.Generator, patient: Patient) -> list[Event]:
-    """Stop some drugs of the last session; of those before, all that the next one is without."""
+def _stops(rng: np.random.Generator, patient: Patient, orders: Iterable[Event]) -> list[Event]:
+    """Stop some drugs of the last session; of those before, all that the next one is without.
+
+    What was never ordered is not stopped.
+    """
+    ordered_days = {(event.code, event.time) for event in orders if event.time}
     events = []
     following: Sequence[Session | None] = (*patient.sessions[1:], None)
     for session, after in zip(patient.sessions, following, strict=True):
         for name, (code, _) in session.drugs.items():
             days = rng.uniform(1, 200 if after is None else (after.start - session.start).days)
             is_stopped = rng.random() < _STOPPED if after is None else name not in after.drugs
-            if is_stopped:
+            told = meds_code(code, system=ATC)
+            is_ordered = any(c == told and day <= session.start for c, day in ordered_days)
+            if is_stopped and is_ordered:
                 day = _days_from(session.start, days)
-                events.append(Event(day, f"MEDICATION//STOP//{meds_code(code, system=ATC)}"))
+                events.append(Event(day, f"MEDICATION//STOP//{told}"))
     return events
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,16 +16,32 @@ from openclef.types import CHANNELS
 
 # Part of the variance of a healthy trait that stays with the patient.
 _STABLE = 0.7
-_SLEEPIER: dict[Setting, float] = {"ltm": 0.9, "emu": 0.9, "icu": -0.3}
+# Sleep drive that a setting adds, in SD.
+SLEEPIER: dict[Setting, float] = {"ltm": 0.9, "emu": 0.9, "icu": -0.3}
 # The EEG of intensive care is larger and slower, for all that is not in the table of causes, and
 # varies more in size.
-_ICU_LARGER = {"background_uv": 2.0, "delta_uv": 3.5, "theta_uv": 2.4}
+ICU_LARGER = {"background_uv": 2.0, "delta_uv": 3.5, "theta_uv": 2.4}
 _ICU_SIZE_SD = 0.35
-# What a comatose brain does not do, and what excludes one another.
-_WITHOUT_RHYTHM = ("burst_suppression",)
-_INSTEAD_OF = {"triphasic": ("gpd",), "bipd": ("lpd",), "status": ("seizure",)}
-# An EEG with these is not one of low voltage.
-_LARGE = ("generalized_slowing", "status", "seizure", "lpd", "gpd", "bipd", "triphasic", "grda")
+_LARGE = (
+    "generalized_slowing", "focal_slowing", "status", "seizure", "spike_wave", "polyspikes", "lpd",
+    "gpd", "bipd", "triphasic", "lrda", "grda", "breach",
+)  # fmt: skip
+# What a finding leaves no room for, in this order: an EEG that is suppressed has no background,
+# one with large waves is not of low voltage.
+_EXCLUDES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (
+        "burst_suppression",
+        (
+            "generalized_slowing", "focal_slowing", "diffuse_beta", "bets", "posts", "wicket",
+            "photoparoxysmal", "spike_wave", "polyspikes", "grda", "lrda", "breach", "low_voltage",
+        ),
+    ),
+    ("triphasic", ("gpd",)),
+    ("bipd", ("lpd",)),
+    ("status", ("seizure",)),
+    *((large, ("low_voltage",)) for large in _LARGE),
+    ("low_voltage", ("diffuse_beta",)),
+)  # fmt: skip
 
 
 def effects_of(name: str, cause: Cause, *, weight: float) -> list[Effect]:
@@ -49,7 +66,12 @@ def draw_findings(
     side: Side,
     region: Region,
 ) -> dict[str, Finding]:
-    """Draw the findings of a session; thresholds: of each, uniform, what stays with the patient."""
+    """Draw the findings of a session.
+
+    thresholds: of each, uniform, what stays with the patient. side, region: where the abnormal
+    lateral ones lie; variants are temporal, on a side of the day.
+    """
+    variant_side: Side = "left" if rng.random() < 0.5 else "right"
     present: dict[str, Finding] = {}
     for name, pattern in PATTERNS.items():
         strength, rate = rng.lognormal(0, 0.25), rng.lognormal(0, 0.45)
@@ -62,16 +84,20 @@ def draw_findings(
                 spared *= 1 - effect.value
             elif effect.target == name and effect.kind == "rate":
                 rate *= effect.value
+        if pattern.settings and setting not in pattern.settings:
+            continue
         if thresholds[name] < 1 - spared:
-            where = (side, region) if pattern.lateral else (None, None)
-            present[name] = Finding(float(strength), float(rate), *where)
-    for name, others in _INSTEAD_OF.items():
+            finding = Finding(float(strength), float(rate))
+            if pattern.lateral and pattern.abnormal:
+                finding = replace(finding, side=side, region=region)
+            elif pattern.lateral:
+                finding = replace(finding, side=variant_side, region="temporal")
+            present[name] = finding
+    for name, others in _EXCLUDES:
         if name in present:
             for other in others:
                 present.pop(other, None)
-    if present.keys() & set(_LARGE):
-        present.pop("low_voltage", None)
-    if present.keys() & set(_WITHOUT_RHYTHM):
+    if "burst_suppression" in present:
         present.setdefault("absent_pdr", Finding(1.0, 1.0))
     return present
 
@@ -89,7 +115,7 @@ def draw_levels(
     for effect in effects:
         if effect.kind == "trait":
             shift[effect.target] += effect.value
-    shift["sleep_drive"] += _SLEEPIER.get(setting, 0.0)
+    shift["sleep_drive"] += SLEEPIER.get(setting, 0.0)
     today = rng.standard_normal(len(TRAITS)).tolist()
     levels = {}
     for (name, trait), z in zip(TRAITS.items(), today, strict=True):
@@ -97,14 +123,14 @@ def draw_levels(
         levels[name] = trait.value(score + shift[name], age=max(age, 16.0))
     if setting == "icu":
         size = float(rng.lognormal(0, _ICU_SIZE_SD))
-        for name, factor in _ICU_LARGER.items():
+        for name, factor in ICU_LARGER.items():
             levels[name] *= factor * size
     # The rhythms of children are slower and larger until about 16.
     young = max(0.0, 16 - age)
     levels["pdr_hz"] -= 0.25 * young
     for name in ("theta_uv", "delta_uv"):
         levels[name] *= 1 + 0.08 * young
-    return levels
+    return {name: min(TRAITS[name].high, max(TRAITS[name].low, x)) for name, x in levels.items()}
 
 
 def draw_bad_channels(rng: np.random.Generator, *, setting: Setting) -> dict[str, BadKind]:

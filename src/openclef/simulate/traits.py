@@ -92,7 +92,7 @@ TRAITS = {
     "sleep_inertia_s": _log(150, 0.4, 60, 3000, "time from drowsiness to stage 2, s"),
     "deep_sleep": Trait(0.0, 1.0, -5, 5, "share of stage 3 in sleep", per_decade=-0.25),
     "rem_drive": Trait(-1.0, 1.0, -5, 5, "tendency to REM sleep within the session"),
-    "arousals_h": _log(30, 0.5, 2, 240, "arousals an hour of sleep", per_decade=0.1),
+    "arousals_h": _log(30, 0.5, 2, 120, "arousals an hour of sleep", per_decade=0.1),
     "arousal_regularity": Trait(
         0.0, 1.0, -4, 4, "how periodic arousals are (high: every 30-60 s, as in apnoea)"
     ),

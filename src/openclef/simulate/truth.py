@@ -21,6 +21,7 @@ from openclef.simulate.findings import PATTERNS
 from openclef.simulate.parameters import Cause, Hospital, load_hospital
 from openclef.simulate.parts import Rows, Schema, chunks, read_events
 from openclef.simulate.patients import Patient, Session
+from openclef.simulate.state import ICU_LARGER, SLEEPIER
 from openclef.simulate.traits import TRAITS
 
 _KEYS: Schema = {"participant_id": pl.String, "session_id": pl.String}
@@ -81,7 +82,7 @@ BIDS form.
 
 - `patients.parquet`: one row a patient; `diseases` that the patient has or will have, with the day
   of onset; `domains`, liabilities to groups of diseases, which no record tells; `side` and
-  `region` of the lesion, if a disease with one is among them.
+  `region` where the patient's abnormal lateral findings lie, and the lesion if there is one.
 - `sessions.parquet`: one row a session; drugs taken (class and ATC code), bad channels and what is
   wrong with each, the author of the report, the value of every trait
   (`openclef.simulate.traits`), and of every finding (`openclef.simulate.findings`) its strength
@@ -91,9 +92,14 @@ BIDS form.
   multiplied by `value`.
 - `events/*.parquet`: one row an event: kind, onset and duration in seconds from the start, peak in
   uV, frequency in Hz, side, region and the channels that see at least half of it. Findings, sleep
-  transients, states and artefacts alike.
+  transients, states and artefacts alike. `amplitude_uv` is before suppression and low voltage
+  scale the signal of the brain.
 - `graph.json`: nodes and edges of the causal graph with their weights: log odds (`log_odds`),
-  probabilities (`probability`), shifts in standard deviations (`shift_sd`), factors (`factor`).
+  probabilities (`probability`), shifts in standard deviations (`shift_sd`), factors (`factor`; 0
+  to a finding: not seen in that setting). The log odds of a setting for a medication also act on
+  the probabilities of its indications. Not listed: which findings exclude one another, the slower
+  and larger rhythms of children, the drawn size of an EEG of intensive care, bad channels and
+  artefacts by setting, and what a site's amplifier does to the signal.
 """
 
 
@@ -204,6 +210,20 @@ def causal_graph(hospital: Hospital) -> dict[str, Any]:
         edges += [
             _edge(f"setting={setting}", f"finding:{name}", "probability", p)
             for setting, p in base.settings.items()
+        ]
+    edges += [
+        _edge(f"setting={setting}", "trait:sleep_drive", "shift_sd", z)
+        for setting, z in SLEEPIER.items()
+    ]
+    edges += [
+        _edge("setting=icu", f"trait:{trait}", "factor", factor)
+        for trait, factor in ICU_LARGER.items()
+    ]
+    for name, pattern in PATTERNS.items():
+        edges += [
+            _edge(f"setting={setting}", f"finding:{name}", "factor", 0.0)
+            for setting in hospital.settings
+            if pattern.settings and setting not in pattern.settings
         ]
     for name, domain in hospital.domains.items():
         edges += [

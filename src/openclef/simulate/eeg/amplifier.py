@@ -104,11 +104,27 @@ def range_uv(site: Site) -> float:
     return round(N_STEPS * site.resolution_uv, 6)
 
 
+def lowpass_hz(site: Site, *, sfreq_hz: float) -> float:
+    """Upper end of the band that is recorded: the site's filter, or half the sampling frequency."""
+    return site.lowpass_hz if _is_filtered(site.lowpass_hz, sfreq_hz) else sfreq_hz / 2
+
+
+def bad_names(session: Session) -> frozenset[str]:
+    """Electrodes whose channels are bad: also those that a bridge leads to."""
+    bridged = [name for name, kind in session.bad_channels.items() if kind == "bridged"]
+    partners = {ELECTRODES[_neighbour(ELECTRODES.index(name))] for name in bridged}
+    return frozenset(session.bad_channels) | partners
+
+
+def _is_filtered(lowpass_hz: float, sfreq_hz: float) -> bool:
+    return lowpass_hz < 0.49 * sfreq_hz  # else sampling has cut the band already
+
+
 @cache
 def _band(highpass_hz: float, lowpass_hz: float, sfreq_hz: int) -> NDArray[np.float32]:
     """First-order high-pass and fourth-order low-pass (Butterworth) as second-order sections."""
     sections = [butter(1, highpass_hz, "highpass", fs=sfreq_hz, output="sos")]
-    if lowpass_hz < 0.49 * sfreq_hz:  # else sampling has cut the band already
+    if _is_filtered(lowpass_hz, sfreq_hz):
         sections.append(butter(4, lowpass_hz, "lowpass", fs=sfreq_hz, output="sos"))
     return np.concatenate(sections).astype(np.float32)
 

@@ -17,6 +17,7 @@ from openclef.types import CHANNELS, FloatArray
 Seconds = NDArray[np.float64]
 
 _R_S = 0.05  # from the onset of a beat to its R wave
+_FIBRILLATING = 0.15  # irregularity of the beat from here on
 _PEAK_OVER_RMS = 3.0  # of muscle noise
 _TONE_UV = 0.9  # RMS of muscles at rest, awake
 
@@ -38,7 +39,9 @@ def add(scene: Scene, events: Iterable[Events], rng: np.random.Generator) -> Non
         _add_movements(scene, group, rng)
 
 
-def heart_trace(events: Iterable[Events], *, n_times: int, sfreq_hz: int) -> FloatArray:
+def heart_trace(
+    events: Iterable[Events], *, n_times: int, sfreq_hz: int, irregularity: float
+) -> FloatArray:
     """What an electrode over the heart records.
 
     Parameters
@@ -47,6 +50,8 @@ def heart_trace(events: Iterable[Events], *, n_times: int, sfreq_hz: int) -> Flo
         Of the session; only beats are used.
     n_times, sfreq_hz : int
         Length and sampling frequency.
+    irregularity : float
+        SD over mean of the beat interval; atria that fibrillate make no P wave.
 
     Returns
     -------
@@ -55,7 +60,8 @@ def heart_trace(events: Iterable[Events], *, n_times: int, sfreq_hz: int) -> Flo
     """
     times = np.arange(-int(0.3 * sfreq_hz), int(0.45 * sfreq_hz)) / sfreq_hz
     beat = _qrs(times + _R_S, 0, 0) * 1000
-    for peak_s, width_s, uv in ((-0.16, 0.025, 110), (0.26, 0.05, 240)):
+    p_uv = 0 if irregularity > _FIBRILLATING else 110
+    for peak_s, width_s, uv in ((-0.16, 0.025, p_uv), (0.26, 0.05, 240)):
         beat += uv * np.exp(-(((times - peak_s) / width_s) ** 2))
     trace = np.zeros(n_times + 2 * len(beat), np.float32)
     for group in of_kind(events, "heartbeat"):

@@ -8,7 +8,8 @@ Levels in uV are the RMS at the electrode that sees most of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -61,12 +62,15 @@ def add(scene: Scene, events: Iterable[Events], rng: np.random.Generator) -> Non
     scene : Scene
         The signal so far; session and course say what state the brain is in.
     events : iterable of Events
-        Trains of flashes and bouts of diffuse beta are taken from it.
+        Trains of flashes, bouts of diffuse beta, and what alpha gives way to are taken from it.
     rng : Generator
         Randomness.
     """
     events = list(events)
-    parts = (_add_aperiodic, _add_alpha, _add_mu, _add_slow, _add_hyperventilation)
+    parts: tuple[Callable[[Scene, np.random.Generator], None], ...] = (
+        _add_aperiodic, partial(_add_alpha, events=events), _add_mu, _add_slow,
+        _add_hyperventilation,
+    )  # fmt: skip
     *own, of_beta, of_flashes = rng.spawn(len(parts) + 2)
     for part, of_part in zip(parts, own, strict=True):
         part(scene, of_part)
@@ -99,9 +103,14 @@ def draw_diffuse_beta(rng: np.random.Generator, session: Session, course: Course
 
 def covered(events: Events, n_seconds: int) -> NDArray[np.float64]:
     """Return `[T]`: which part of each second lies within the events."""
-    edges_T = np.arange(n_seconds + 1)[:, None]
-    before = np.clip(edges_T - events.onset_s, 0, events.duration_s).sum(axis=1)
-    return np.diff(before)
+    edges_T = np.arange(n_seconds + 1)
+    before_T = np.zeros(n_seconds + 1)
+    for sign, unsorted_N in ((1, events.onset_s), (-1, events.onset_s + events.duration_s)):
+        times_N = np.sort(unsorted_N)
+        n_past_T = np.searchsorted(times_N, edges_T)
+        # How long all that is past is past, summed.
+        before_T += sign * (n_past_T * edges_T - np.append(0, np.cumsum(times_N))[n_past_T])
+    return np.maximum(0, np.diff(before_T).round(6))
 
 
 def _add_rhythm(
@@ -153,12 +162,17 @@ def _add_aperiodic(scene: Scene, rng: np.random.Generator) -> None:
         scene.add(noise, topography_E)
 
 
-def _add_alpha(scene: Scene, rng: np.random.Generator) -> None:
-    """Add the posterior dominant rhythm: larger on the right, blocked by open eyes and sleep."""
+def _add_alpha(scene: Scene, rng: np.random.Generator, *, events: Iterable[Events]) -> None:
+    """Add the posterior dominant rhythm: larger on the right, blocked by open eyes and sleep.
+
+    It gives way to seizures and runs of spike-wave.
+    """
     levels, course = scene.levels, scene.course
     opened_T = 1 - course.eyes_closed
     size_T = course.share(WAKE) * (1 - levels["reactivity"] * opened_T) + 0.15 * course.share(N1)
     size_T = size_T * levels["alpha_uv"] * np.exp(np.clip(course.vigilance, -1, 1))
+    for group in of_kind(events, "spike_wave", "seizure", "status"):
+        size_T = size_T * (1 - np.minimum(1, covered(group, course.n_seconds)))
     findings = scene.session.findings
     if "absent_pdr" in findings:
         size_T = size_T * 0.08

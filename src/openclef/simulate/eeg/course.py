@@ -128,7 +128,7 @@ def _draw_stages(
         N1: {N2: math.exp(1.0 + 0.6 * drive), WAKE: 1.0, REM: math.exp(2.5 * (rem - 1.2))},
         N2: {
             N3: math.exp(0.8 * deep), N1: 0.5, WAKE: 0.5 * math.exp(-0.5 * drive),
-            REM: 0.15 * math.exp(rem),
+            REM: 0.03 * math.exp(rem),
         },
         N3: {N2: 1.0, N1: 0.1, WAKE: 0.1},
         REM: {N2: 0.6, WAKE: 0.4},
@@ -171,7 +171,8 @@ def _draw_provocations(
     p_hv, p_photic, p_early, when = rng.random(4)
     first_free = 0
     n_trains = min(len(_FLASHES_HZ), int(_PHOTIC_SHARE * n_seconds / (2 * _TRAIN_S)))
-    if p_photic < _P_PHOTIC.get(session.setting, 0.0):
+    is_asked = "burst_suppression" not in session.findings
+    if is_asked and p_photic < _P_PHOTIC.get(session.setting, 0.0):
         length, is_early = 2 * _TRAIN_S * n_trains, p_early < 0.3
         start = 5 if is_early else n_seconds - length - 5
         first_free = start + length + 15 if is_early else 0

@@ -69,6 +69,13 @@ class Events:
             column(frequency_hz),
         )  # fmt: skip
 
+    def those(self, chosen: NDArray[np.bool_]) -> Events:
+        """Return the events that a mask `[N]` chooses."""
+        return Events(
+            self.kind, self.place, self.onset_s[chosen], self.duration_s[chosen],
+            self.amplitude_uv[chosen], self.frequency_hz[chosen],
+        )  # fmt: skip
+
     def __len__(self) -> int:
         return len(self.onset_s)
 

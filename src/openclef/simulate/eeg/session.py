@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+import numpy as np
 
 from openclef.simulate.config import SimulationConfig
 from openclef.simulate.eeg import (
@@ -17,6 +20,7 @@ from openclef.simulate.eeg import (
 )
 from openclef.simulate.eeg.course import Course, course_events, draw_course
 from openclef.simulate.eeg.events import Events, of_kind
+from openclef.simulate.eeg.fields import MUSCLES
 from openclef.simulate.eeg.scene import Scene
 from openclef.simulate.patients import Patient, Session
 from openclef.types import FloatArray
@@ -41,9 +45,40 @@ def draw_truth(config: SimulationConfig, patient: Patient, session: Session) -> 
     )
     rng = config.generator("findings", patient=patient.index, session=session.index)
     events = [*course_events(course, session)]
-    for module, own in zip(_DRAWN, rng.spawn(len(_DRAWN)), strict=True):
+    *of_modules, of_muscle = rng.spawn(len(_DRAWN) + 1)
+    for module, own in zip(_DRAWN, of_modules, strict=True):
         events += module.draw(own, session, course)
+    events = [*_without_disturbed(events), *_ictal_muscle(of_muscle, events)]
     return Truth(course, tuple(group for group in events if len(group)))
+
+
+def _without_disturbed(events: list[Events]) -> list[Events]:
+    """Leave out what a brain in a seizure does not do: sleep, and blink at leisure."""
+    kept = list(events)
+    for ictal in of_kind(events, *_ICTAL):
+        first_N, last_N = ictal.onset_s, ictal.onset_s + ictal.duration_s
+        for row, group in enumerate(kept):
+            if group.kind in _DISTURBED:
+                # How many have begun, less how many have ended.
+                n_now = np.searchsorted(first_N, group.onset_s, side="right")
+                n_now -= np.searchsorted(np.sort(last_N), group.onset_s, side="right")
+                kept[row] = group.those(n_now == 0)
+    return kept
+
+
+def _ictal_muscle(rng: np.random.Generator, events: Iterable[Events]) -> list[Events]:
+    """Tense the jaw over the last two thirds of each seizure but absences."""
+    return [
+        Events.of(
+            "muscle", muscle, whole.onset_s + whole.duration_s / 3,
+            duration_s=2 * whole.duration_s / 3,
+            amplitude_uv=_ICTAL_MUSCLE_UV * rng.lognormal(0, 0.4, len(whole)),
+        )
+        for whole in of_kind(events, "seizure")
+        if whole.place is not None and whole.place.region != "diffuse"
+        for muscle in MUSCLES
+        if muscle.region == "temporal"
+    ]  # fmt: skip
 
 
 def make_signal(
@@ -77,5 +112,11 @@ def make_signal(
     return scene.signal()
 
 
+# Seizures and all that takes part in them; what does not go on meanwhile.
+_ICTAL = ("seizure", "seizure_spread", "status")
+_DISTURBED = frozenset(
+    {"spindle", "k_complex", "vertex_wave", "posts", "sawtooth", "blink", "bets", "wicket"}
+)
+_ICTAL_MUSCLE_UV = 40.0
 _DRAWN = (sleep, slowing, spikes, periodic, seizures, suppression, artefacts)
 _BRAIN = (background, sleep, slowing, spikes, periodic, seizures)

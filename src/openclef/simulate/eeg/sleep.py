@@ -30,7 +30,6 @@ _SLOWER_HZ, _FRONTAL_SHARE = 1.5, 0.4
 # Spindles come in a slow rhythm of their own.
 _SPINDLE_PERIOD_S = 50
 _FOLLOWED_BY_SPINDLE = 0.4
-_FEWEST = 4
 
 
 def draw(rng: np.random.Generator, session: Session, course: Course) -> list[Events]:
@@ -74,14 +73,7 @@ def _undisturbed(events: Events, arousals: Events) -> Events:
     """Leave out what begins within an arousal."""
     last = np.searchsorted(arousals.onset_s, events.onset_s, side="right") - 1
     ends = np.append(arousals.onset_s + arousals.duration_s, -np.inf)
-    return _those(events, events.onset_s >= ends[last])
-
-
-def _those(events: Events, chosen: NDArray[np.bool_]) -> Events:
-    return Events.of(
-        events.kind, events.place, events.onset_s[chosen], duration_s=events.duration_s[chosen],
-        amplitude_uv=events.amplitude_uv[chosen], frequency_hz=events.frequency_hz[chosen],
-    )  # fmt: skip
+    return events.those(events.onset_s >= ends[last])
 
 
 def _draw_arousals(rng: np.random.Generator, session: Session, course: Course) -> Events:
@@ -151,10 +143,6 @@ def _draw_posts(rng: np.random.Generator, session: Session, course: Course) -> E
     if finding:
         rate_T = 6 * finding.rate * (course.share(N2) + 0.6 * course.share(N1))
         onsets = _in_trains(rng, _onsets(rng, rate_T), more=1.2, apart_s=(0.2, 0.35))
-        if len(onsets) < _FEWEST:
-            # Hardly any sleep: a few in a short lapse, so that the finding can be seen.
-            start = rng.uniform(0.3, 0.8) * max(0, course.n_seconds - 3)
-            onsets = start + np.cumsum(rng.uniform(0.25, 0.5, _FEWEST))
         onsets = onsets[onsets < course.n_seconds - 0.3]
     return Events.of(
         "posts", _OCCIPITAL, onsets,

@@ -102,7 +102,7 @@ def onsets(
     apart_s: float = 1.0,
     tail_s: float = 1.0,
 ) -> Times:
-    """Draw onsets of a Poisson process; a finding that is there shows itself a few times.
+    """Draw onsets of a Poisson process; a finding that can show itself does so a few times.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def onsets(
     rate_T : array, shape=(n_seconds,)
         Events a second.
     at_least : int
-        If fewer come, they are drawn by the rate, or anywhere if it is 0 throughout.
+        If fewer come, they are drawn by the rate; none if it is 0 throughout.
     apart_s : float
         An event that would come sooner after the last one waits.
     tail_s : float
@@ -121,8 +121,9 @@ def onsets(
     rate_T = np.where(np.arange(n_seconds) < n_seconds - tail_s, rate_T, 0.0)
     second_N = np.repeat(np.arange(n_seconds), rng.poisson(rate_T))
     if len(second_N) < at_least:
-        odds_T = rate_T if rate_T.sum() > 0 else np.arange(n_seconds) < n_seconds - tail_s
-        second_N = rng.choice(n_seconds, at_least, p=odds_T / odds_T.sum())
+        if not rate_T.any():
+            return np.zeros(0)
+        second_N = rng.choice(n_seconds, at_least, p=rate_T / rate_T.sum())
     wait_N = apart_s * np.arange(len(second_N))
     onset_N = np.sort(second_N + rng.random(len(second_N)))
     onset_N = np.maximum.accumulate(onset_N - wait_N) + wait_N

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from openclef.clinical.findings import flag_name
+from openclef.simulate.eeg.course import N1, N2, N3, PHOTIC_UV, REM, hyperventilation_uv
 from openclef.simulate.eeg.session import Truth
 from openclef.simulate.findings import PATTERNS
 from openclef.simulate.patients import Patient, Session
@@ -29,7 +33,9 @@ _BENIGN_STATED = {"low_voltage": 0.85, "diffuse_beta": 0.85, "wicket": 0.6, "bet
 _DISORGANISED = frozenset(
     {"generalized_slowing", "gpd", "triphasic", "bipd", "grda", "lpd", "status"}
 )
-_FREQUENT_AROUSALS_H = 25
+_FREQUENT_AROUSALS_H = 60
+# RMS of theta that stands out.
+_BUILDUP_UV = 6.0
 _IRREGULAR = 0.12
 _TOLD_SEIZURES = 3
 
@@ -44,7 +50,7 @@ def describe(
     modern = patient.site.modern_names
     lines: Lines = {topic: [] for topic in TOPICS}
     lines["background"] += _background(seen, session, author, table, dice)
-    lines["sleep"] += _sleep(seen, session, author, table, dice)
+    lines["sleep"] += _sleep(seen, session, truth, author, table, dice)
     is_drowsy = not seen.states.isdisjoint(("n1", "n2"))
     for topic, patterns in TOPICS.items():
         for name in patterns:
@@ -107,7 +113,7 @@ def _background(
 
 
 def _sleep(
-    seen: Seen, session: Session, author: Author, table: dict[str, Any], dice: Dice
+    seen: Seen, session: Session, truth: Truth, author: Author, table: dict[str, Any], dice: Dice
 ) -> list[Line]:
     sleep = table["sleep"]
     states, talk = seen.states, author.verbosity
@@ -156,9 +162,15 @@ def _sleep(
         say("n3", {"sleep": True}, 0.6 * talk)
     if "rem" in states:
         say("rem", {"sleep": True}, 0.6 * talk)
-    if asleep and session.levels["arousals_h"] > _FREQUENT_AROUSALS_H:
+    if asleep and _arousals_h(truth) > _FREQUENT_AROUSALS_H:
         say("arousals", {}, 0.6 * talk)
     return lines
+
+
+def _arousals_h(truth: Truth) -> float:
+    """Arousals an hour of sleep, as counted."""
+    asleep_s = int(np.isin(truth.course.stage, (N1, N2, N3, REM)).sum())
+    return 3600 * len(truth.course.arousals_s) / max(1, asleep_s)
 
 
 def _spells(sign: Sign, session: Session, table: dict[str, Any], dice: Dice) -> list[Line]:
@@ -225,17 +237,25 @@ def _activation(
         return []
     keys: list[tuple[str, Mapping[str, bool]]] = []
     if truth.of("hyperventilation"):
-        keys.append(("hv_buildup" if session.levels["hv_buildup"] > 0.6 else "hv_nothing", {}))
+        is_slow = hyperventilation_uv(session) > _BUILDUP_UV
+        keys.append(("hv_buildup" if is_slow else "hv_nothing", {}))
     elif dice.chance(0.7):
         keys.append(("hv_none", {}))
     if not truth.of("photic"):
         if dice.chance(0.7):
             keys.append(("photic_none", {}))
     elif "photoparoxysmal" not in seen.signs:
-        keys.append(("driving" if session.levels["photic_drive"] > 0.7 else "no_driving", {}))
+        keys.append(("driving" if _is_driven(session) else "no_driving", {}))
         if dice.chance(0.4):
             keys.append(("no_ppr", {flag_name("ppr"): False}))
     return [Line(dice.pick(activation[key]), said) for key, said in keys]
+
+
+def _is_driven(session: Session) -> bool:
+    """Whether the response to flashes stands out from alpha and background."""
+    levels = session.levels
+    alpha_uv = levels["alpha_uv"] * ("absent_pdr" not in session.findings)
+    return PHOTIC_UV * levels["photic_drive"] > math.hypot(levels["background_uv"], alpha_uv)
 
 
 def _heart(session: Session, author: Author, table: dict[str, Any], dice: Dice) -> list[Line]:
