@@ -177,13 +177,8 @@ def add(scene: Scene, events: Iterable[Events], rng: np.random.Generator) -> Non
         _add_triphasic(scene, group, rng)
     for group in of_kind(events, *_RHYTHMIC):
         assert group.place is not None
-        for first, duration_s, amplitude_uv, frequency_hz in zip(
-            scene.samples(group).tolist(), group.duration_s, group.amplitude_uv,
-            group.frequency_hz, strict=True,
-        ):  # fmt: skip
-            waveform_S = _rhythmic_delta(
-                rng, max(2, round(duration_s * scene.sfreq_hz)), scene.sfreq_hz, frequency_hz
-            )
+        for first, n_times, amplitude_uv, frequency_hz in scene.pieces(group):
+            waveform_S = _rhythmic_delta(rng, n_times, scene.sfreq_hz, frequency_hz)
             topography_E = uneven(rng, group.place.topography, sd=0.08)
             scene.add_short(first, amplitude_uv * waveform_S, topography_E)
 

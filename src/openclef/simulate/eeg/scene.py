@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -70,6 +72,14 @@ class Scene:
         return each_sample(
             np.append(values, values[-1]), n_times=self.n_times, sfreq_hz=self.sfreq_hz
         )
+
+    def pieces(self, events: Events) -> Iterator[tuple[int, int, float, float]]:
+        """Yield first sample, number of samples, amplitude (uV), frequency (Hz) of each event."""
+        for first, duration_s, amplitude_uv, frequency_hz in zip(
+            self.samples(events).tolist(), events.duration_s, events.amplitude_uv,
+            events.frequency_hz, strict=True,
+        ):  # fmt: skip
+            yield first, max(2, round(duration_s * self.sfreq_hz)), amplitude_uv, frequency_hz
 
     def samples(self, events: Events) -> NDArray[np.intp]:
         """First sample of each event."""

@@ -174,11 +174,7 @@ def add(scene: Scene, events: Iterable[Events], rng: np.random.Generator) -> Non
     for group in of_kind(events, "seizure", "seizure_spread", "status"):
         assert group.place is not None
         is_absence = group.place.region == "diffuse"
-        for first, duration_s, amplitude_uv, frequency_hz in zip(
-            scene.samples(group).tolist(), group.duration_s, group.amplitude_uv,
-            group.frequency_hz, strict=True,
-        ):  # fmt: skip
-            n_times = max(2, round(duration_s * scene.sfreq_hz))
+        for first, n_times, amplitude_uv, frequency_hz in scene.pieces(group):
             if is_absence:
                 waveform_S = _absence(rng, n_times, scene.sfreq_hz, frequency_hz)
             else:

@@ -25,6 +25,15 @@ from openclef.simulate.eeg.scene import Scene
 from openclef.simulate.patients import Patient, Session
 from openclef.types import FloatArray
 
+# Seizures and all that takes part in them; what does not go on meanwhile.
+_ICTAL = ("seizure", "seizure_spread", "status")
+_DISTURBED = frozenset(
+    {"spindle", "k_complex", "vertex_wave", "posts", "sawtooth", "blink", "bets", "wicket"}
+)
+_ICTAL_MUSCLE_UV = 40.0
+_DRAWN = (sleep, slowing, spikes, periodic, seizures, suppression, artefacts)
+_BRAIN = (background, sleep, slowing, spikes, periodic, seizures)
+
 
 @dataclass(frozen=True, eq=False)
 class Truth:
@@ -110,13 +119,3 @@ def make_signal(
         config.generator("artefacts", patient=patient.index, session=session.index),
     )
     return scene.signal()
-
-
-# Seizures and all that takes part in them; what does not go on meanwhile.
-_ICTAL = ("seizure", "seizure_spread", "status")
-_DISTURBED = frozenset(
-    {"spindle", "k_complex", "vertex_wave", "posts", "sawtooth", "blink", "bets", "wicket"}
-)
-_ICTAL_MUSCLE_UV = 40.0
-_DRAWN = (sleep, slowing, spikes, periodic, seizures, suppression, artefacts)
-_BRAIN = (background, sleep, slowing, spikes, periodic, seizures)

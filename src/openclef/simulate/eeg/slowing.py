@@ -102,11 +102,7 @@ def _add_bouts(
     scene: Scene, group: Events, topography_E: FloatArray, amount: float, rng: np.random.Generator
 ) -> None:
     track_S = np.zeros(scene.n_times, np.float32)
-    for first, duration_s, amplitude_uv, frequency_hz in zip(
-        scene.samples(group).tolist(), group.duration_s, group.amplitude_uv, group.frequency_hz,
-        strict=True,
-    ):  # fmt: skip
-        n_times = max(2, round(duration_s * scene.sfreq_hz))
+    for first, n_times, amplitude_uv, frequency_hz in scene.pieces(group):
         waveform_S = polymorphic(rng, n_times, scene.sfreq_hz, center_hz=frequency_hz)
         part_S = track_S[first : first + n_times]
         part_S += amplitude_uv * waveform_S[: len(part_S)]

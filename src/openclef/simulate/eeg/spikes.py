@@ -247,11 +247,7 @@ def add(scene: Scene, events: Iterable[Events], rng: np.random.Generator) -> Non
     }  # fmt: skip
     for group in of_kind(events, *makers):
         assert group.place is not None
-        for first, duration_s, amplitude_uv, frequency_hz in zip(
-            scene.samples(group).tolist(), group.duration_s, group.amplitude_uv,
-            group.frequency_hz, strict=True,
-        ):  # fmt: skip
-            n_times = max(2, round(duration_s * scene.sfreq_hz))
+        for first, n_times, amplitude_uv, frequency_hz in scene.pieces(group):
             waveform_S = makers[group.kind](rng, n_times, scene.sfreq_hz, frequency_hz)
             topography_E = uneven(rng, group.place.topography, sd=0.08)
             scene.add_short(first, amplitude_uv * waveform_S, topography_E)
