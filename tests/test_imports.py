@@ -24,10 +24,10 @@ ALLOWED = {
     "encoder": BASE | {"training", "cohort", "tokenizer"},
     "alignment": BASE | {"clinical", "training", "cohort", "tokenizer", "encoder"},
     "model": BASE | {"signal", "training", "cohort", "tokenizer", "encoder"},
-    "benchmark": BASE | {"clinical", "cohort", "training", "model"},
+    "benchmark": BASE | {"clinical", "cohort", "training", "tokenizer", "model"},
     "simulate": BASE | {"clinical"},
 }
-FREE = {"recipes", "cli", "__init__"}
+FREE = {"recipes", "cli", "__init__", "__main__"}
 
 
 def imported_parts(path):

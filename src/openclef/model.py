@@ -104,7 +104,7 @@ class CLEF:
         )
 
     def tokenize(self, spectrogram: Spectrogram) -> Tokens:
-        """Tokens `[8, 256]` of one window of full length; their `tokenizer_hash` is the model's."""
+        """Tokens of one window of full length; their `tokenizer_hash` is the model's."""
         return tokenize_window(self.tokenizer, spectrogram, tokenizer_hash=self.hash)
 
     @torch.no_grad()
@@ -120,9 +120,9 @@ class CLEF:
     @torch.no_grad()
     def reconstruct(self, tokens: Tokens) -> FloatArray:
         """Decibels `[19, 128, 1280]` that the tokens of a window stand for."""
-        frames = np.repeat(tokens.mask[0], self.config.tokenizer.frames_per_token)
         ids = torch.from_numpy(tokens.ids.astype(np.int64))[None]
-        power_db = self.tokenizer.reconstruct(ids, torch.from_numpy(frames)[None])
+        hidden = torch.from_numpy(tokens.mask[:, 0])[None]
+        power_db = self.tokenizer.reconstruct(ids, hidden)
         decoded: FloatArray = power_db[0].numpy()
         return decoded
 
@@ -218,14 +218,14 @@ def pack(tokenizer_folder: Path, encoder_folder: Path, out: Path, *, pooling: Po
 
 def _card(config: ModelConfig, tokenizer: Vqgan, encoder: MaskedTransformer) -> str:
     n_tokenizer, n_encoder = (sum(p.numel() for p in m.parameters()) for m in (tokenizer, encoder))
-    rows, columns = config.tokenizer.grid
+    grid = " x ".join(str(size) for size in config.tokenizer.grid)
     aligned = (
         "aligned with reports and records" if config.is_aligned else "masked reconstruction only"
     )
     return (
         "# openclef model\n\n"
-        f"- input: 19 channels (10-20), windows of 1,280 s; tokens: {rows} x {columns}, "
-        f"{config.tokenizer.n_codes} codes\n"
+        f"- input: 19 channels (10-20), windows of 1,280 s; tokens: {grid} (regions, "
+        f"frequency, time), {config.tokenizer.quantiser.n_codes} codes\n"
         f"- tokenizer: {n_tokenizer:,} parameters; encoder: {n_encoder:,} parameters, {aligned}\n"
         f"- embedding: pooled by {config.pooling!r}\n"
         "- not a medical device: for research, never for decisions about a patient\n\n"

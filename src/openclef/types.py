@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,14 +94,19 @@ class Spectrogram:
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """Discrete tokens of one window: ids `[F', T']` uint16, mask `[F', T']` (True = hidden)."""
+    """Discrete tokens of one window.
+
+    ids: `[R, Fp, Tp, Q]` uint16, Q codes a token (1 but for residual and product codes), 0 where
+    hidden. mask: `[R, Fp, Tp]`, True = hidden: a region's columns are hidden as a whole.
+    """
 
     ids: NDArray[np.uint16]
     mask: BoolArray
     tokenizer_hash: str
 
     def __post_init__(self) -> None:
-        _check(self.ids.shape == self.mask.shape, "ids and mask must have one shape")
+        _check(self.mask.ndim == 3, f"mask must be [R, Fp, Tp], got {self.mask.shape}")
+        _check(self.ids.shape[:-1] == self.mask.shape, "ids must be [R, Fp, Tp, Q], as the mask")
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,8 +159,14 @@ class TaskResult:
 class Objective(Protocol):
     """A model and its loss (a `torch.nn.Module`), all that the training loop knows of either.
 
-    `losses(batch, rng)` takes a batch dict and gives a dict of scalar losses, of which "loss" is
+    `losses(batch, rng)` takes a batch dict and gives a dict of finite scalars, of which "loss" is
     minimised; all its randomness but dropout comes from `rng`.
+
+    In training with several processes each is given its part of the batch, the same `rng`, and
+    must give the same names. What is logged is the mean over processes, and gradients are averaged:
+    a mean over items is the global one if each process gives (number of processes) x (sum over its
+    items) / (count over all items), the count by `training.distributed.all_sum`. Buffers must
+    come out equal on all. Validation batches are given whole, to a process that counts as alone.
     """
 
     def losses(
@@ -175,3 +186,10 @@ class Objective(Protocol):
     def eval(self) -> Any: ...
 
     def to(self, device: torch.device) -> Any: ...
+
+
+@runtime_checkable
+class GroupedObjective(Objective, Protocol):
+    """An objective with parts whose gradients are clipped apart, such as an adversary."""
+
+    def parameter_groups(self) -> list[list[torch.nn.Parameter]]: ...

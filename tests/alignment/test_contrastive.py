@@ -8,7 +8,7 @@ from openclef.alignment.text import TextTowerConfig
 from openclef.encoder.transformer import EncoderConfig
 
 ENCODER = EncoderConfig(
-    n_codes=16, grid=(4, 8), width=16, n_heads=2, n_encoder_layers=1, n_decoder_layers=1
+    n_codes=16, grid=(1, 4, 8), width=16, n_heads=2, n_encoder_layers=1, n_decoder_layers=1
 )
 CONFIG = AlignmentConfig(
     dim=8,
@@ -97,7 +97,7 @@ def test_pairs_that_agree_can_be_learned(objective):
     optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
     b = batch()
     first = float(losses(objective, b)["loss"].detach())
-    for _ in range(30):
+    for _ in range(60):
         optimizer.zero_grad()
         result = losses(objective, b)
         result["loss"].backward()

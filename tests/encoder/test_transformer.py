@@ -7,7 +7,7 @@ from openclef.encoder.objective import EncoderLossConfig, MaskedReconstruction
 from openclef.encoder.transformer import EncoderConfig, MaskedTransformer
 
 TINY = EncoderConfig(
-    n_codes=16, grid=(4, 8), width=16, n_heads=2, n_encoder_layers=2, n_decoder_layers=1
+    n_codes=16, grid=(1, 4, 8), width=16, n_heads=2, n_encoder_layers=2, n_decoder_layers=1
 )
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from openclef import artefact
 from openclef.errors import ArtefactError
 from openclef.training import checkpoint
 
@@ -47,3 +48,13 @@ def test_optimizer_state_survives_flattening():
     again = checkpoint.pack_optimizer(fresh)
     assert flat.keys() == again.keys()
     assert all(torch.equal(flat[name], again[name]) for name in flat)
+
+
+def test_a_published_artefact_is_complete_and_keeps_no_checkpoints(tmp_path):
+    stage = artefact.begin(tmp_path, kind="toy", config={}, inputs={})
+    checkpoint.save_tensors(tmp_path / checkpoint.FOLDER / "last.safetensors", {})
+    weights = {"a": torch.ones(2)}
+    checkpoint.publish(stage, {"one.safetensors": weights, "two.safetensors": weights})
+    assert sorted(stage.manifest()["outputs"]) == ["one.safetensors", "two.safetensors"]
+    assert torch.equal(checkpoint.load_tensors(tmp_path / "two.safetensors")[0]["a"], weights["a"])
+    assert not (tmp_path / checkpoint.FOLDER).exists()

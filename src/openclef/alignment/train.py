@@ -4,7 +4,6 @@ and tuning patients to choose when to stop.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from openclef.cohort.store import Cohort
 from openclef.encoder.load import encoder_config, load_encoder
 from openclef.encoder.train import WEIGHTS
 from openclef.errors import OpenclefError
-from openclef.tokenizer.tokens import TokenTable
+from openclef.tokenizer.token_table import TokenTable
 from openclef.training import checkpoint
 from openclef.training.loop import Batch, TrainConfig, fit
 
@@ -71,17 +70,17 @@ class ClinicalPairs:
         }
         self._subject: dict[str, int] = {name: row["subject_id"] for name, row in rows.items()}
         known = self._text.keys() | self._codes.keys()
-        self.rows: NDArray[np.int64] = np.array(
-            [row for row in tokens.rows(split) if tokens.session_id[row] in known], dtype=np.int64
-        )
+        of_split = tokens.rows(split)
+        has_either = tokens.session_id.gather(of_split).is_in(list(known)).to_numpy()
+        self.rows: NDArray[np.int64] = of_split[has_either]
 
     def n_patients(self, rows: NDArray[np.int64]) -> int:
         """Patients of these token rows; with fewer than two a contrastive loss is 0, not good."""
-        return len({self._subject[self._tokens.session_id[row]] for row in rows})
+        return len({self._subject[name] for name in self._tokens.session_id.gather(rows)})
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:
         """Batch of `AlignmentObjective` from token rows."""
-        names = [self._tokens.session_id[row] for row in rows]
+        names = self._tokens.session_id.gather(rows).to_list()
         text, text_hidden = self._pad_text([self._text.get(name) for name in names])
         return {
             **self._tokens.batch(rows),
@@ -153,7 +152,7 @@ def align(
 
     rows = tuning.rows[: config.n_validation]
 
-    def load_batch(indices: np.ndarray, _: np.random.Generator) -> Batch:
+    def load_batch(indices: np.ndarray, _: Sequence[np.random.Generator]) -> Batch:
         return train.batch(train.rows[indices])
 
     weights = fit(
@@ -167,8 +166,5 @@ def align(
     )
     encoder = checkpoint.take_prefix(weights, "encoder")
     towers = {name: value for name, value in weights.items() if not name.startswith("encoder.")}
-    checkpoint.save_tensors(out / WEIGHTS, encoder)
-    checkpoint.save_tensors(out / TOWERS, towers)
-    stage.finish([WEIGHTS, TOWERS])
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    checkpoint.publish(stage, {WEIGHTS: encoder, TOWERS: towers})
     return stage

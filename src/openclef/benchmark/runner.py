@@ -18,7 +18,7 @@ from openclef.benchmark.matching import MATCHED_CATEGORIES, Matcher, MatchingCon
 from openclef.benchmark.probe import ProbeConfig
 from openclef.benchmark.protocol import Plan, Protocol, make_plan, match_tasks, score_models
 from openclef.benchmark.statistics import bootstrap_auroc, with_q_values
-from openclef.benchmark.tasks import EXCLUDED, Task, load_tasks
+from openclef.benchmark.tasks import CATEGORIES, EXCLUDED, Task, load_tasks
 from openclef.cohort.store import Cohort
 from openclef.errors import OpenclefError
 from openclef.types import SPLITS
@@ -44,7 +44,7 @@ class BenchmarkConfig(BaseModel):
     """protocol: `auto` is `split` with enough held-out patients, else `cv` (see protocol.py).
 
     min_held_out_patients: what is enough. min_positives: patients of either class below which a
-    task is not reported. n_resamples: of the bootstrap.
+    task is not reported. n_resamples: of the bootstrap. categories: of the tasks to run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +53,7 @@ class BenchmarkConfig(BaseModel):
     min_held_out_patients: int = Field(default=50, ge=1)
     min_positives: int = Field(default=15, ge=5)
     n_resamples: int = Field(default=1000, ge=100)
+    categories: tuple[str, ...] = CATEGORIES
     seed: int = Field(default=0, ge=0)
     matching: MatchingConfig = MatchingConfig()
     probe: ProbeConfig = ProbeConfig()
@@ -89,7 +90,7 @@ def benchmark(
         cohort, lacks sessions, is not finite, or bears a name twice.
     """
     cohort = Cohort(cohort_folder)
-    tasks = load_tasks(cohort)
+    tasks = [task for task in load_tasks(cohort) if task.category in config.categories]
     models = load_models(embeddings, cohort)
     plan = make_plan(
         cohort, protocol=config.protocol, min_held_out_patients=config.min_held_out_patients

@@ -6,7 +6,19 @@ import sys
 
 import typer
 
-from openclef.cli import benchmark, demo, embed, ingest, pack, run, simulate, tokenize, train
+from openclef.cli import (
+    benchmark,
+    demo,
+    embed,
+    ingest,
+    inspect,
+    pack,
+    reproduce,
+    run,
+    simulate,
+    tokenize,
+    train,
+)
 from openclef.errors import OpenclefError
 
 _INTERRUPTED = 130
@@ -32,6 +44,8 @@ app.add_typer(train.app, name="train")
 app.command(
     "tokenize", epilog="Example: openclef tokenize runs/a/cohort runs/a/tokenizer runs/a/tokens"
 )(tokenize.tokenize)
+app.add_typer(inspect.app, name="inspect")
+app.add_typer(reproduce.app, name="reproduce")
 app.command("pack", epilog="Example: openclef pack runs/a/tokenizer runs/a/aligned runs/a/model")(
     pack.pack
 )

@@ -64,6 +64,16 @@ RecipeName = Annotated[
 ]
 
 
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """(i, n) of --shard i/n."""
+    if text is None:
+        return None
+    i, _, n = text.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+        raise OpenclefError(f"--shard {text}: give i/n, from 1/n to n/n, such as 1/4")
+    return int(i), int(n)
+
+
 def make_engine(name: str, *, workers: int, address: str | None) -> Engine:
     """The engine of --engine, --workers and --address."""
     from openclef.cohort.engine import LocalEngine, RayEngine

@@ -17,14 +17,28 @@ Out = Annotated[Path, typer.Argument(help="Folder to write.")]
 
 
 @app.command(epilog="Example: openclef train tokenizer runs/a/cohort runs/a/tokenizer")
-def tokenizer(cohort: Cohort, out: Out, recipe_name: options.RecipeName = "demo") -> None:
+def tokenizer(
+    cohort: Cohort,
+    out: Out,
+    recipe_name: Annotated[
+        str,
+        typer.Option(
+            "--recipe",
+            help="demo, small, base, or small with one thing changed, such as small-plain-l1.",
+        ),
+    ] = "demo",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
+) -> None:
     """Train the tokenizer on the cohort's train patients."""
     from openclef.cohort import store
-    from openclef.recipes import get_recipe
+    from openclef.recipes.recipe import changed
+    from openclef.recipes.tokenizers import get_tokenizer
     from openclef.tokenizer.train import train_tokenizer
 
-    train_tokenizer(store.Cohort(cohort), out, config=get_recipe(recipe_name).tokenizer)
-    typer.echo(f"tokenizer: {out}")
+    config = get_tokenizer(recipe_name)
+    config = changed(config, train=changed(config.train, seed=seed))
+    train_tokenizer(store.Cohort(cohort), out, config=config)
+    _end(f"tokenizer: {out}")
 
 
 @app.command(epilog="Example: openclef train encoder runs/a/cohort runs/a/tokens runs/a/encoder")
@@ -35,11 +49,11 @@ def encoder(
     from openclef.cohort import store
     from openclef.encoder.train import train_encoder
     from openclef.recipes import get_recipe
-    from openclef.tokenizer.tokens import TokenTable
+    from openclef.tokenizer.token_table import TokenTable
 
     table = TokenTable(tokens, store.Cohort(cohort))
     train_encoder(table, out, config=get_recipe(recipe_name).encoder)
-    typer.echo(f"encoder: {out}")
+    _end(f"encoder: {out}")
 
 
 @app.command(
@@ -56,9 +70,18 @@ def align(
     from openclef.alignment.train import align as fit
     from openclef.cohort import store
     from openclef.recipes import get_recipe
-    from openclef.tokenizer.tokens import TokenTable
+    from openclef.tokenizer.token_table import TokenTable
 
     data = store.Cohort(cohort)
     table = TokenTable(tokens, data)
     fit(data, table, encoder_folder, out, config=get_recipe(recipe_name).alignment)
-    typer.echo(f"aligned encoder: {out}")
+    _end(f"aligned encoder: {out}")
+
+
+def _end(message: str) -> None:
+    """Tell the outcome once, and let the other processes of torchrun go."""
+    from openclef.training import distributed
+
+    if distributed.rank() == 0:
+        typer.echo(message)
+    distributed.stop()

@@ -42,7 +42,7 @@ WindowChoice = Literal["all", "first", "random"]
 
 
 # Trouble of the machine or the mount, not of a file: another try may succeed.
-_PASSING = frozenset({errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE, errno.ENFILE})
+PASSING = frozenset({errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE, errno.ENFILE})
 
 
 class StorageError(OpenclefError):
@@ -78,7 +78,7 @@ def _reading(path: Path) -> Iterator[None]:
     except MemoryError as error:
         raise SourceError("out of memory; with fewer workers the same command goes on") from error
     except OSError as error:
-        if error.errno in _PASSING:
+        if error.errno in PASSING:
             raise SourceError(
                 f"the data set cannot be read ({error.strerror}); once it can be, the same command "
                 "goes on from here"

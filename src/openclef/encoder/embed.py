@@ -16,7 +16,7 @@ from openclef.encoder.load import encoder_artefact, load_encoder
 from openclef.encoder.masking import keep, subsample
 from openclef.encoder.transformer import MaskedTransformer
 from openclef.errors import ArtefactError
-from openclef.tokenizer.tokens import TokenTable
+from openclef.tokenizer.token_table import TokenTable
 from openclef.training.loop import best_device
 
 Pooling = Literal["mean", "rows"]
@@ -34,9 +34,9 @@ def pool(
 ) -> Tensor:
     """Average token features `[B, K, D]` over what is visible.
 
-    "mean": over all tokens, `[B, D]` (the paper's [C]). "rows": over time, a frequency row at a
-    time, `[B, n_rows * D]`, which a small model needs (docs/decisions/0003-pooling.md). A row
-    without a visible token gives zeros.
+    "mean": over all tokens, `[B, D]` (the paper's [C]). "rows": over time, a frequency row of a
+    region at a time, `[B, n_rows * D]`, which a small model needs
+    (docs/decisions/0003-pooling.md). A row without a visible token gives zeros.
     """
     weight = (~kept_hidden).to(features_BKD.dtype)
     if how == "mean":
@@ -68,8 +68,10 @@ def encode_and_pool(
             raise TypeError("n_keep needs rng")
         kept, kept_hidden = subsample(hidden_BL, n_keep, rng)
     features = model.encode(ids_BL, kept, kept_hidden)[:, 1:].float()
-    n_rows, n_columns = model.config.grid
-    return pool(features, kept, kept_hidden, n_rows=n_rows, n_columns=n_columns, how=how)
+    n_regions, n_rows, n_columns = model.config.grid
+    return pool(
+        features, kept, kept_hidden, n_rows=n_regions * n_rows, n_columns=n_columns, how=how
+    )
 
 
 @torch.no_grad()
@@ -100,7 +102,7 @@ def embed_tokens(
         vectors.append(encode_and_pool(encoder, ids, hidden, how=pooling).cpu().numpy())
     write_embeddings(
         out / TABLE,
-        session_id=[tokens.session_id[row] for row in rows],
+        session_id=tokens.session_id.gather(rows).to_list(),
         window=tokens.window[rows],
         start_s=tokens.start_s[rows],
         vectors=np.concatenate(vectors),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from openclef.artefact import Artefact
 from openclef.encoder.objective import EncoderLossConfig, MaskedReconstruction
 from openclef.encoder.transformer import EncoderConfig
 from openclef.errors import ArtefactError
-from openclef.tokenizer.tokens import TokenTable
+from openclef.tokenizer.token_table import TokenTable
 from openclef.training import checkpoint
 from openclef.training.loop import Batch, TrainConfig, fit
 
@@ -34,17 +34,22 @@ class EncoderStage(BaseModel):
 
 def _code_counts(tokens: TokenTable, rows: np.ndarray, n_codes: int) -> torch.Tensor:
     """How often each code is visible in the given windows, `[n_codes]`."""
-    visible = tokens.ids[rows][~tokens.hidden[rows]]
-    return torch.from_numpy(np.bincount(visible, minlength=n_codes))
+    counts = np.zeros(n_codes, np.int64)
+    for part in np.array_split(rows, -(-len(rows) // 1024)):
+        counts += np.bincount(tokens.ids[part][~tokens.hidden(part)], minlength=n_codes)
+    return torch.from_numpy(counts)
 
 
 def train_encoder(tokens: TokenTable, out: Path, *, config: EncoderStage) -> Artefact:
     """Train, keep the weights that are best on tuning patients, and write `out`."""
-    n_codes = int(tokens.ids.max(initial=0)) + 1
-    if tokens.ids.shape[1] != config.model.n_tokens or n_codes > config.model.n_codes:
+    if tokens.ids.ndim > 2:
         raise ArtefactError(
-            f"tokens are {tokens.ids.shape[1]} a window of at least {n_codes} codes; the encoder "
-            f"expects {config.model.n_tokens} of {config.model.n_codes}"
+            f"tokens of {tokens.ids.shape[2]} codes each; the encoder reads one code a token"
+        )
+    if tokens.grid != config.model.grid or tokens.n_codes != config.model.n_codes:
+        raise ArtefactError(
+            f"tokens lie on a grid of {tokens.grid} with {tokens.n_codes} codes; the encoder "
+            f"expects {config.model.grid} with {config.model.n_codes}"
         )
     stage = artefact.begin(
         out,
@@ -60,7 +65,7 @@ def train_encoder(tokens: TokenTable, out: Path, *, config: EncoderStage) -> Art
     objective.model.start_from_frequencies(_code_counts(tokens, train_rows, config.model.n_codes))
     tuning_rows = tokens.rows("tuning")[: config.n_validation]
 
-    def load_batch(indices: np.ndarray, _: np.random.Generator) -> Batch:
+    def load_batch(indices: np.ndarray, _: Sequence[np.random.Generator]) -> Batch:
         return tokens.batch(train_rows[indices])
 
     size = config.train.batch_size
@@ -76,7 +81,5 @@ def train_encoder(tokens: TokenTable, out: Path, *, config: EncoderStage) -> Art
         artefact=stage,
         label="training the encoder",
     )
-    checkpoint.save_tensors(out / WEIGHTS, checkpoint.take_prefix(weights, "model"))
-    stage.finish([WEIGHTS])
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    checkpoint.publish(stage, {WEIGHTS: checkpoint.take_prefix(weights, "model")})
     return stage

@@ -5,6 +5,8 @@ Axis letters: B batch, L token, K kept token, D width, V vocabulary, H head.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -14,12 +16,15 @@ from openclef.encoder.masking import Masking
 
 
 class EncoderConfig(BaseModel):
-    """Shape of the Transformer. The paper's: 12 + 8 layers at width 256, 512 or 768 [I]."""
+    """Shape of the Transformer. The paper's: 12 + 8 layers at width 256, 512 or 768 [I].
+
+    grid: of the tokens, (regions, frequency rows, time columns).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_codes: int = 8192
-    grid: tuple[int, int] = (8, 256)
+    grid: tuple[int, int, int] = (1, 8, 256)
     width: int = 256
     n_heads: int = 4
     n_encoder_layers: int = Field(12, ge=1)
@@ -34,7 +39,7 @@ class EncoderConfig(BaseModel):
 
     @property
     def n_tokens(self) -> int:
-        return self.grid[0] * self.grid[1]
+        return math.prod(self.grid)
 
 
 class Block(nn.Module):
@@ -61,17 +66,31 @@ class Block(nn.Module):
         return mixed
 
 
+class GridPositions(nn.Module):
+    """Learned positions, factorised: region + frequency + time (paper.md, Encoder [S])."""
+
+    def __init__(self, grid: tuple[int, int, int], width: int) -> None:
+        super().__init__()
+        self.axes = nn.ParameterList(
+            nn.init.trunc_normal_(torch.empty(size, width), std=width**-0.5) for size in grid
+        )
+
+    def forward(self) -> Tensor:
+        """Positions in row-major token order, `[L, D]`."""
+        regions, rows, columns = self.axes
+        return (regions[:, None, None] + rows[:, None] + columns).flatten(0, 2)
+
+
 class MaskedTransformer(nn.Module):
     """Embeds tokens, encodes what is kept, and decodes the masked ones from a class token."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        width, (n_rows, n_columns) = config.width, config.grid
+        width = config.width
         self.mask_id = config.n_codes
         self.tokens = nn.Embedding(config.n_codes + 1, width)
-        self.row_position = nn.Parameter(torch.zeros(n_rows, width))
-        self.column_position = nn.Parameter(torch.zeros(n_columns, width))
+        self.positions = GridPositions(config.grid, width)
         self.class_token = nn.Parameter(torch.zeros(width))
         self.input_norm = nn.LayerNorm(width)
         self.encoder = nn.ModuleList(
@@ -79,8 +98,7 @@ class MaskedTransformer(nn.Module):
         )
         self.encoder_norm = nn.LayerNorm(width)
         self.to_decoder = nn.Linear(width, width)
-        self.decoder_row_position = nn.Parameter(torch.zeros(n_rows, width))
-        self.decoder_column_position = nn.Parameter(torch.zeros(n_columns, width))
+        self.decoder_positions = GridPositions(config.grid, width)
         self.decoder = nn.ModuleList(
             Block(width, config.n_heads, 0.0) for _ in range(config.n_decoder_layers)
         )
@@ -88,14 +106,7 @@ class MaskedTransformer(nn.Module):
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
         self.code_bias = nn.Parameter(torch.zeros(config.n_codes))
         self.apply(_init)
-        for position in (
-            self.row_position,
-            self.column_position,
-            self.decoder_row_position,
-            self.decoder_column_position,
-            self.class_token,
-        ):
-            nn.init.trunc_normal_(position, std=width**-0.5)
+        nn.init.trunc_normal_(self.class_token, std=width**-0.5)
 
     @torch.no_grad()
     def start_from_frequencies(self, counts_V: Tensor) -> None:
@@ -112,8 +123,7 @@ class MaskedTransformer(nn.Module):
         ids: codes, or `mask_id` where masked. kept: their positions. kept_hidden: rows' padding.
         """
         # An embedding look-up, not indexing: its gradient sums in a fixed order on every CPU.
-        positions = self._positions(self.row_position, self.column_position)
-        x = self.tokens(ids_BL.gather(1, kept_BK)) + F.embedding(kept_BK, positions)
+        x = self.tokens(ids_BL.gather(1, kept_BK)) + F.embedding(kept_BK, self.positions())
         x = torch.cat([self.class_token.expand(len(x), 1, -1), x], 1)
         x = F.dropout(self.input_norm(x), self.config.dropout, self.training)
         attend = _attend(kept_hidden)
@@ -134,7 +144,7 @@ class MaskedTransformer(nn.Module):
         show = ~masking.kept_hidden & ~masking.masked.gather(1, masking.kept)
         batch = torch.arange(len(x), device=x.device)[:, None].expand_as(masking.kept)
         x = x.index_put((batch[show], masking.kept[show]), seen[show])
-        x = x + self._positions(self.decoder_row_position, self.decoder_column_position)
+        x = x + self.decoder_positions()
         x = torch.cat([summary, x], 1)
         attend = _attend(hidden_BL)
         for block in self.decoder:
@@ -153,10 +163,6 @@ class MaskedTransformer(nn.Module):
         ids = ids_BL.masked_fill(masking.masked, self.mask_id)
         encoded = self.encode(ids, masking.kept, masking.kept_hidden)
         return self.logits(self.decode(encoded, masking, hidden_BL))
-
-    def _positions(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Factorised positions, frequency + time, in row-major token order `[L, D]`."""
-        return (rows[:, None] + columns[None]).flatten(0, 1)
 
 
 def _attend(hidden: Tensor) -> Tensor | None:

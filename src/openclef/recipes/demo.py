@@ -19,6 +19,7 @@ from openclef.encoder.objective import EncoderLossConfig
 from openclef.encoder.train import EncoderStage
 from openclef.encoder.transformer import EncoderConfig
 from openclef.recipes.recipe import Recipe
+from openclef.tokenizer.quantisers import EmaConfig
 from openclef.tokenizer.train import TokenizerStage
 from openclef.tokenizer.vqgan import TokenizerConfig
 from openclef.training.loop import TrainConfig
@@ -27,9 +28,16 @@ from openclef.training.optim import OptimConfig
 
 def recipe() -> Recipe:
     """The demo's whole configuration."""
-    tokenizer = TokenizerConfig(widths=(48, 96, 96), n_codes=1024, codebook_decay=0.9)
+    tokenizer = TokenizerConfig(
+        strides=((4, 5), (2, 1), (2, 1)),
+        widths=(48, 96, 96),
+        n_blocks=1,
+        attention=False,
+        quantiser=EmaConfig(n_codes=1024, decay=0.9),
+        norm_decay=0.9,
+    )
     encoder = EncoderConfig(
-        n_codes=tokenizer.n_codes,
+        n_codes=tokenizer.quantiser.n_codes,
         grid=tokenizer.grid,
         width=128,
         n_heads=2,

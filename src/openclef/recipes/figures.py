@@ -145,7 +145,10 @@ def _draw_tokens(
     side = {"cmap": "RdBu_r", "vmin": -10.0, "vmax": 10.0}
     draw(axes[2], original[left].mean(0) - original[right].mean(0), "Left minus right (dB)", **side)
     draw(axes[3], decoded[left].mean(0) - decoded[right].mean(0), "The same, decoded (dB)", **side)
-    ids = np.where(tokens.mask, np.nan, tokens.ids.astype(float))
+    # Regions above each other; of several codes a token, the first, which tells the most.
+    ids = np.where(tokens.mask, np.nan, tokens.ids[..., 0].astype(float)).reshape(
+        -1, tokens.mask.shape[-1]
+    )
     n_columns = -(-n_shown * ids.shape[1] // len(spectrogram.time_mask))
     draw(
         axes[4],

@@ -22,7 +22,8 @@ from openclef.errors import OpenclefError
 from openclef.model import pack
 from openclef.recipes import figures
 from openclef.recipes.recipe import Recipe
-from openclef.tokenizer.tokens import TokenTable, tokenize_cohort
+from openclef.tokenizer.token_table import TokenTable
+from openclef.tokenizer.tokens import tokenize_cohort
 from openclef.tokenizer.train import train_tokenizer
 from openclef.types import SPLITS
 

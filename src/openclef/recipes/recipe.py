@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 from pydantic import BaseModel, ConfigDict
 
 from openclef.alignment.train import AlignmentStage
@@ -24,3 +26,11 @@ class Recipe(BaseModel):
     alignment: AlignmentStage
     pooling: Pooling
     benchmark: BenchmarkConfig
+
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def changed(config: Config, **changes: Any) -> Config:
+    """A copy with some fields changed, validated again."""
+    return type(config).model_validate({**dict(config), **changes})

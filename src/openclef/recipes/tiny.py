@@ -6,47 +6,39 @@ a handful of steps. Its numbers mean nothing.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
-
-from pydantic import BaseModel
-
 from openclef.recipes import demo
-from openclef.recipes.recipe import Recipe
-
-Config = TypeVar("Config", bound=BaseModel)
+from openclef.recipes.recipe import Recipe, changed
+from openclef.tokenizer.quantisers import EmaConfig
 
 
 def recipe() -> Recipe:
     """The tiny recipe's whole configuration."""
     full = demo.recipe()
-    tokenizer = _with(full.tokenizer.model, widths=(8, 16, 16), n_codes=64)
-    encoder = _with(
+    tokenizer = changed(
+        full.tokenizer.model, widths=(8, 16, 16), quantiser=EmaConfig(n_codes=64, decay=0.9)
+    )
+    encoder = changed(
         full.encoder.model, n_codes=64, width=32, n_heads=1, n_encoder_layers=1, n_decoder_layers=1
     )
-    text = _with(full.alignment.model.text, width=32, n_heads=2, n_layers=1, max_tokens=32)
-    ehr = _with(full.alignment.model.ehr, width=32, n_heads=2, n_layers=1)
+    text = changed(full.alignment.model.text, width=32, n_heads=2, n_layers=1, max_tokens=32)
+    ehr = changed(full.alignment.model.ehr, width=32, n_heads=2, n_layers=1)
     short = {"n_steps": 4, "batch_size": 4, "validate_every": 2, "checkpoint_every": 1}
-    return _with(
+    return changed(
         full,
         name="tiny",
-        tokenizer=_with(
+        tokenizer=changed(
             full.tokenizer,
             model=tokenizer,
-            train=_with(full.tokenizer.train, **short),
+            train=changed(full.tokenizer.train, **short),
             n_validation=2,
         ),
-        encoder=_with(
-            full.encoder, model=encoder, train=_with(full.encoder.train, **short), n_validation=2
+        encoder=changed(
+            full.encoder, model=encoder, train=changed(full.encoder.train, **short), n_validation=2
         ),
-        alignment=_with(
+        alignment=changed(
             full.alignment,
-            model=_with(full.alignment.model, n_keep=64, text=text, ehr=ehr),
-            train=_with(full.alignment.train, **short),
+            model=changed(full.alignment.model, n_keep=64, text=text, ehr=ehr),
+            train=changed(full.alignment.train, **short),
         ),
-        benchmark=_with(full.benchmark, n_resamples=100),
+        benchmark=changed(full.benchmark, n_resamples=100),
     )
-
-
-def _with(config: Config, **changes: Any) -> Config:
-    """A copy with some fields changed, validated again."""
-    return type(config).model_validate({**dict(config), **changes})

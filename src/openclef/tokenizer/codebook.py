@@ -1,114 +1,150 @@
-"""Vector quantisation by cosine similarity, the codebook learned by moving averages."""
+"""One codebook that follows its vectors by moving averages, alike on every process.
+
+Axis letters: N vectors, K codes, D dimensions of a code.
+"""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openclef.training.distributed import all_sum, rank, world_size
 
-class LatentNorm(nn.Module):
-    """Standardise each dimension over the visible tokens: by the batch in training, later by the
-    moving statistics, kept as the codebook's are.
-
-    Cosine codes need it: without it a shift that all latents share turns them all the same way,
-    one code serves them all, and its commitment keeps it so (docs/log.md, 2026-11-23).
-    """
-
-    mean: Tensor
-    variance: Tensor
-    is_initialised: Tensor
-
-    def __init__(self, dim: int, *, decay: float) -> None:
-        super().__init__()
-        self.decay = decay
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("variance", torch.ones(dim))
-        self.register_buffer("is_initialised", torch.tensor(False))
-
-    def forward(self, z: Tensor, visible: Tensor) -> Tensor:
-        """Latents `[.., D]` standardised; `visible` `[..]` are those that count."""
-        mean, variance = self.mean, self.variance
-        if self.training and int(visible.sum()) > 1:
-            mean, variance = z[visible].mean(0), z[visible].var(0)
-            weight = 1 - self.decay if self.is_initialised else 1.0
-            self.mean.lerp_(mean.detach(), weight)
-            self.variance.lerp_(variance.detach(), weight)
-            self.is_initialised.fill_(True)
-        return (z - mean) * torch.rsqrt(variance + 1e-6)
+MAX_SCORES = 2**20  # similarities in memory at a time: 4 MiB stay in the cache
+GRID = 2.0**-26  # what sums are made of, see `_totals`
+N_LLOYD_STEPS = 10
+# Vectors of one step come from few recordings and are alike: when counting how long a code was
+# idle they are worth this many vectors a code at most.
+MOST_OF_A_STEP = 0.5
 
 
 class Codebook(nn.Module):
-    """`n_codes` unit vectors of `code_dim`, EMA-updated (paper.md: 8,192 x 32, L2-normalised [C]).
+    """`n_codes` vectors of `code_dim` that each move towards the mean of the vectors nearest them.
 
-    The first training batch initialises the codes with its own vectors; a code whose use falls
-    below `restart_below` of the average one is set anew to a vector of the current batch.
+    Nearest by cosine similarity among unit vectors (spherical), or by Euclidean distance. `usage`
+    is the moving average of the vectors a step brings to a code, `sums` that of their sum.
+
+    `idle` counts the vectors that the average code was given since this one was given its last.
+    Above 1 / `restart_below` the code is dead and starts again at a vector of the current step,
+    with average usage. (`usage` itself is too slow to tell: with a decay of .99 a code that
+    moving latents left behind takes 230 steps to fall to a tenth of the average.)
+
+    All processes hold the same codes, bit for bit.
     """
 
     codes: Tensor
-    usage: Tensor
     sums: Tensor
-    is_initialised: Tensor
+    usage: Tensor
+    idle: Tensor
 
     def __init__(
-        self, n_codes: int, code_dim: int, *, decay: float = 0.99, restart_below: float = 0.1
+        self, n_codes: int, code_dim: int, *, decay: float, restart_below: float, spherical: bool
     ) -> None:
         super().__init__()
-        self.decay, self.restart_below = decay, restart_below
-        codes = F.normalize(torch.randn(n_codes, code_dim), dim=-1)
-        self.register_buffer("codes", codes)
-        self.register_buffer("sums", codes.clone())
+        self.decay, self.restart_below, self.spherical = decay, restart_below, spherical
+        self.register_buffer("codes", torch.zeros(n_codes, code_dim))
+        self.register_buffer("sums", torch.randn(n_codes, code_dim))
         self.register_buffer("usage", torch.ones(n_codes))
-        self.register_buffer("is_initialised", torch.tensor(False))
+        self.register_buffer("idle", torch.zeros(n_codes))
+        self._renew()
 
+    @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:
-        """Index of the most similar code of each unit vector: `[.., code_dim]` -> `[..]` int64."""
+        """Index of the code nearest each vector: `[.., D]` -> `[..]` int64."""
+        # |z - c|^2 = |z|^2 - 2 (z c - |c|^2 / 2), so both metrics are a matrix product.
+        squares = torch.zeros_like(self.usage) if self.spherical else self.codes.square().sum(-1)
+        n_rows = max(1, MAX_SCORES // len(self.codes))
         with torch.autocast(z.device.type, enabled=False):
-            return torch.argmax(z @ self.codes.T, dim=-1)
-
-    def forward(self, z: Tensor, visible: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Quantise unit vectors `z` `[.., code_dim]`; returns (codes `[.., code_dim]`, ids `[..]`).
-
-        Only `visible` `[..]` (True = counts) vectors move the codebook, and only in training.
-        """
-        if self.training and not self.is_initialised:
-            self._initialise(z.detach()[visible], rng)
-        ids = self.nearest(z)
-        if self.training:
-            self._update(z.detach()[visible], ids[visible], rng)
-        return self.codes[ids], ids
-
-    def _draw(self, z: Tensor, n: int, rng: torch.Generator) -> Tensor:
-        picks = torch.randint(len(z), (n,), generator=rng).to(z.device)
-        return z[picks]
+            ids = [
+                torch.addmm(-squares / 2, part, self.codes.T).argmax(-1)
+                for part in torch.split(z.float().reshape(-1, z.shape[-1]), n_rows)
+            ]
+        return torch.cat(ids).view(z.shape[:-1])
 
     @torch.no_grad()
-    def _initialise(self, z: Tensor, rng: torch.Generator) -> None:
-        if len(z) == 0:
+    def update(self, z_ND: Tensor, ids_N: Tensor, rng: torch.Generator) -> None:
+        """Follow this process's vectors, whose nearest codes are `ids_N`; `rng` alike on all."""
+        sums, counts = _totals(z_ND, ids_N, len(self.codes))
+        if not counts.any():
             return
-        self.codes.copy_(self._draw(z, len(self.codes), rng))
-        self.usage.fill_(len(z) / len(self.codes))
-        self.sums.copy_(self.codes * self.usage[:, None])
-        self.is_initialised.fill_(True)
-
-    @torch.no_grad()
-    def _update(self, z: Tensor, ids: Tensor, rng: torch.Generator) -> None:
-        if len(z) == 0:
-            return
-        counts = torch.bincount(ids, minlength=len(self.codes)).to(z.dtype)
-        totals = torch.zeros_like(self.sums).index_add_(0, ids, z)
         self.usage.lerp_(counts, 1 - self.decay)
-        self.sums.lerp_(totals, 1 - self.decay)
-        average = self.usage.mean()
-        dead = torch.nonzero(self.usage < self.restart_below * average).squeeze(-1)
+        self.sums.lerp_(sums, 1 - self.decay)
+        idle = self.idle + counts.mean().clamp(max=MOST_OF_A_STEP)
+        self.idle.copy_(torch.where(counts > 0, 0.0, idle))
+        dead = torch.nonzero(self.idle * self.restart_below > 1).squeeze(-1)
         if len(dead):
-            self.sums[dead] = self._draw(z, len(dead), rng) * average
-            self.usage[dead] = average
-        self.codes.copy_(F.normalize(self.sums, dim=-1))
+            vectors = draw(z_ND, len(dead), rng)
+            dead = dead[: len(vectors)]  # the others stay dead until the next step
+            self.usage[dead] = self.usage.mean()
+            self.sums[dead] = vectors * self.usage[dead, None]
+            self.idle[dead] = 0.0
+        self._renew()
+
+    @torch.no_grad()
+    def start(self, z_ND: Tensor, rng: torch.Generator) -> None:
+        """k-means: codes at vectors drawn from all processes', then Lloyd's steps.
+
+        Usage is one vector a code on average. Codes that no vector chose, such as those beyond
+        the number of vectors, are dead: the first update restarts them. Raises ValueError if no
+        process has a vector.
+        """
+        first = draw(z_ND, len(self.codes), rng)
+        if len(first) == 0:
+            raise ValueError("a codebook cannot start from no vectors")
+        self.sums.copy_(torch.randn(self.sums.shape, generator=rng))
+        self.sums[: len(first)] = first
+        self.usage.fill_(1.0)
+        self._renew()
+        for _ in range(N_LLOYD_STEPS):
+            sums, counts = _totals(z_ND, self.nearest(z_ND), len(self.codes))
+            self.sums.copy_(sums / counts.mean())
+            self.usage.copy_(counts / counts.mean())
+            self._renew()
+        self.idle.copy_(torch.where(self.usage > 0, 0.0, torch.inf))
+
+    def _renew(self) -> None:
+        """Set each code to its mean vector; one whose mean is undefined stays where it is."""
+        size = self.sums.norm(dim=-1) if self.spherical else self.usage
+        mean = self.sums / size.clamp(min=1e-6)[:, None]
+        self.codes.copy_(torch.where(size[:, None] > 1e-6, mean, self.codes))
+
+
+def _totals(z_ND: Tensor, ids_N: Tensor, n_codes: int) -> tuple[Tensor, Tensor]:
+    """Sums `[K, D]` and counts `[K]` of the vectors of each code, over all processes.
+
+    Floating-point sums depend on their order, hence on the number of processes. Multiples of
+    2**-26 in double precision add up exactly (below 2**27), and are rounded once, here.
+    """
+    ones = torch.ones_like(z_ND[:, :1])
+    rows = (torch.cat([z_ND, ones], 1).double() / GRID).round() * GRID
+    totals = rows.new_zeros(n_codes, rows.shape[1]).index_add_(0, ids_N, rows)
+    totals = all_sum(totals).float()
+    return totals[:, :-1], totals[:, -1]
+
+
+def draw(z_ND: Tensor, n: int, rng: torch.Generator) -> Tensor:
+    """`n` different ones of all processes' vectors (all, if there are fewer), the same on each.
+
+    `z_ND` is this process's part, in order of rank; `rng` in the same state on all. Which are
+    drawn does not depend on the number of processes.
+    """
+    sizes = torch.zeros(world_size(), dtype=torch.int64, device=z_ND.device)
+    sizes[rank()] = len(z_ND)
+    sizes = all_sum(sizes).cpu()
+    picks = torch.randperm(int(sizes.sum()), generator=rng)[:n] - int(sizes[: rank()].sum())
+    own = (picks >= 0) & (picks < len(z_ND))
+    drawn = z_ND.new_zeros(len(picks), z_ND.shape[1])
+    drawn[own.to(z_ND.device)] = z_ND[picks[own].to(z_ND.device)]
+    return all_sum(drawn)
 
 
 def perplexity(ids: Tensor, n_codes: int) -> Tensor:
-    """exp(entropy) of the codes' frequencies: how many codes are in effective use."""
-    shares = torch.bincount(ids.flatten(), minlength=n_codes).float()
+    """exp(entropy) of the codes' frequencies, over all processes: how many are in effective use."""
+    shares = all_sum(torch.bincount(ids.flatten(), minlength=n_codes).float())
     shares = shares / shares.sum().clamp(min=1)
     return torch.exp(-(shares * torch.log(shares.clamp(min=1e-12))).sum())
+
+
+def usage(ids: Tensor, n_codes: int) -> Tensor:
+    """Share of the codes that occur at least once, in this process."""
+    return (torch.bincount(ids.flatten(), minlength=n_codes) > 0).float().mean()

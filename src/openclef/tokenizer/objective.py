@@ -1,80 +1,229 @@
-"""Eq. 2 of the paper: the error of the channels' mean and of each channel's residual from it."""
+"""What the tokenizer minimises: Eq. 2 of the paper, and what keeps it company.
+
+Every term is a mean over what is visible in the batches of all processes: local sums are divided
+by counts over all of them and multiplied by their number, because gradients are averaged.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from openclef.tokenizer.codebook import perplexity
-from openclef.tokenizer.vqgan import TokenizerConfig, Vqgan, hidden_tokens, scale
+from openclef.tokenizer.codebook import draw, perplexity
+from openclef.tokenizer.discriminator import Discriminator, adaptive_weight, hinge_terms
+from openclef.tokenizer.quantisers import Quantised
+from openclef.tokenizer.vqgan import (
+    Encoded,
+    Reconstruction,
+    TokenizerConfig,
+    Vqgan,
+    hidden_frames,
+    scale,
+)
+from openclef.training.distributed import all_sum, rank, world_size
 
 
 class TokenizerLossConfig(BaseModel):
-    """residual_weight is Eq. 2's factor [U]; commitment .25 [C]; channel_dropout [U] hides whole
-    channels from the input (not from the loss), so that reduced montages work.
+    """Weights of the terms, relative to the l1 error of the across-channel mean.
+
+    residual_weight: Eq. 2's factor of the channels' residuals [U]; None: plain l1 instead.
+    correlation_weight: .1 in preliminary code [C]; of what is unknown, here 1 - correlation over
+    channels at each frequency and frame. moments_weight: error of the mean and of the deviation
+    over time, which are what later stages average (ours). commitment_weight: .25 [C].
+    adversarial_weight: of the adaptive weight [U], from the share `adversary_from` of the
+    training on. continuous_share: how long latents pass unquantised, until k-means of the latest
+    starts the codebook [U].
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    residual_weight: float = Field(2.0, ge=0)
+    residual_weight: float | None = Field(2.0, ge=0)
+    correlation_weight: float = Field(0.1, ge=0)
+    moments_weight: float = Field(0.0, ge=0)
     commitment_weight: float = Field(0.25, ge=0)
-    channel_dropout: float = Field(0.1, ge=0, lt=1)
+    adversarial_weight: float = Field(0.1, ge=0)
+    adversary_from: float = Field(0.5, ge=0, le=1)
+    adversary_width: int = Field(64, gt=0)
+    continuous_share: float = Field(0.1, gt=0, le=1)
 
 
-def mean_and_residual_error(
+def global_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Mean of `values` weighted by `weights` (broadcast) over all processes; 0 if none counts."""
+    weights = weights.to(values.dtype).expand_as(values)
+    return world_size() * (values * weights).sum() / all_sum(weights.sum()).clamp(min=1)
+
+
+class Parts(NamedTuple):
+    """A spectrogram's across-channel mean `[B, 1, F, T]` and each channel's residual from it."""
+
+    mean: Tensor
+    residual: Tensor
+
+
+def split_channels(x_BCFT: Tensor, shown_BC11: Tensor) -> Parts:
+    """Split into mean and residuals (zero where hidden) over the visible channels."""
+    n_shown = shown_BC11.sum(1, keepdim=True).clamp(min=1)
+    mean = (x_BCFT * shown_BC11).sum(1, keepdim=True) / n_shown
+    return Parts(mean, (x_BCFT - mean) * shown_BC11)
+
+
+def reconstruction_terms(
     x_BCFT: Tensor, y_BCFT: Tensor, channel_mask: Tensor, time_mask: Tensor
-) -> tuple[Tensor, Tensor]:
-    """l1 error of the across-channel mean, and of the channels' residuals from it.
+) -> dict[str, Tensor]:
+    """Errors of y against x `[B, C, F, T]` over visible channels `[B, C]` and frames `[B, T]`.
 
-    x, y `[B, C, F, T]`; only visible channels (`channel_mask [B, C]`) and frames
-    (`time_mask [B, T]`) count. Both are means over what is visible (0 if nothing is).
+    mean_l1, residual_l1: Eq. 2's two parts; l1: undivided; decorrelation: 1 - correlation of the
+    residuals over channels at each frequency and frame; moments: l1 error of the mean over time
+    and of the deviation over time of each channel and frequency.
     """
     shown_C = (~channel_mask)[:, :, None, None].to(x_BCFT.dtype)
     shown_T = (~time_mask)[:, None, None, :].to(x_BCFT.dtype)
-    n_shown = shown_C.sum(1, keepdim=True).clamp(min=1)
-    error = x_BCFT - y_BCFT
-    mean_error = (error * shown_C).sum(1, keepdim=True) / n_shown
-    residual_error = (error - mean_error) * shown_C * shown_T
-    n_frames = (shown_T * (shown_C.sum(1, keepdim=True) > 0)).sum() * x_BCFT.shape[2]
-    n_cells = (shown_C * shown_T).sum() * x_BCFT.shape[2]
-    mean_term = (mean_error * shown_T).abs().sum() / n_frames.clamp(min=1)
-    return mean_term, residual_error.abs().sum() / n_cells.clamp(min=1)
+    shown = shown_C * shown_T
+    x, y = torch.where(shown > 0, x_BCFT, 0.0), torch.where(shown > 0, y_BCFT, 0.0)
+    error = split_channels(x - y, shown_C)
+    any_C = (shown_C.sum(1, keepdim=True) > 0).to(x.dtype)
+    residual_x, residual_y = (
+        split_channels(x, shown_C).residual,
+        split_channels(y, shown_C).residual,
+    )
+    correlation = F.cosine_similarity(residual_x, residual_y, dim=1, eps=1e-4)[:, None]
+    several_C = (shown_C.sum(1, keepdim=True) > 1).to(x.dtype)
+    n_frames = shown_T.sum(-1, keepdim=True).clamp(min=1)
+    mean_x, mean_y = x.sum(-1, keepdim=True) / n_frames, y.sum(-1, keepdim=True) / n_frames
+    moments = (mean_x - mean_y).abs() + (
+        _deviation(x, mean_x, shown, n_frames) - _deviation(y, mean_y, shown, n_frames)
+    ).abs()
+    has_frames = (shown_T.sum(-1, keepdim=True) > 1).to(x.dtype)
+    return {
+        "l1": global_mean((x - y).abs(), shown),
+        "mean_l1": global_mean(error.mean.abs(), shown_T * any_C),
+        "residual_l1": global_mean(error.residual.abs(), shown),
+        "decorrelation": global_mean(1 - correlation, shown_T * several_C),
+        "moments": global_mean(moments, shown_C * has_frames),
+    }
+
+
+def _deviation(x: Tensor, mean: Tensor, shown: Tensor, n_frames: Tensor) -> Tensor:
+    square = ((x - mean).square() * shown).sum(-1, keepdim=True) / n_frames
+    return (square + 1e-6).sqrt()
 
 
 class TokenizerObjective(nn.Module):
-    """Batch: `power_db [B, 19, F, T]` in dB, `channel_mask [B, 19]`, `time_mask [B, T]`."""
+    """Batch: `power_db [B, 19, F, T]` in dB, `channel_mask [B, 19]`, `time_mask [B, T]`, and in
+    training `dropped [B, 19]`: channels hidden from the encoder that the decoder must guess.
 
-    def __init__(self, config: TokenizerConfig, loss: TokenizerLossConfig) -> None:
+    One backward pass serves tokenizer and adversary: neither loss reaches the other's weights.
+    """
+
+    reservoir: Tensor
+    n_drawn: Tensor
+    n_steps: Tensor
+
+    def __init__(self, config: TokenizerConfig, loss: TokenizerLossConfig, *, n_steps: int) -> None:
         super().__init__()
         self.model = Vqgan(config)
         self.loss_config = loss
+        self._first_quantised = max(1, round(loss.continuous_share * n_steps))
+        self._first_adversarial = round(loss.adversary_from * n_steps)
+        self.adversary = (
+            Discriminator(loss.adversary_width) if loss.adversarial_weight > 0 else None
+        )
+        # Latents of the last continuous steps, all processes': what k-means starts from.
+        n_kept = 4 * config.quantiser.n_codes
+        self.register_buffer("reservoir", torch.zeros(n_kept, config.quantiser.code_dim))
+        self.register_buffer("n_drawn", torch.tensor(0))
+        self.register_buffer("n_steps", torch.tensor(0))
+
+    def parameter_groups(self) -> list[list[nn.Parameter]]:
+        """Parameters whose gradients are clipped together."""
+        groups = [list(self.model.parameters())]
+        return groups if self.adversary is None else [*groups, list(self.adversary.parameters())]
 
     def losses(self, batch: Mapping[str, Tensor], rng: torch.Generator) -> dict[str, Tensor]:
         channel_mask, time_mask = batch["channel_mask"], batch["time_mask"]
+        dropped = batch.get("dropped", channel_mask)
         x = scale(batch["power_db"])
-        dropped = channel_mask
-        if self.training:
-            drop = torch.rand(channel_mask.shape, generator=rng) < self.loss_config.channel_dropout
-            drop = drop.to(channel_mask.device)
-            # Never hide the last visible channel.
-            keeps_one = (~(channel_mask | drop)).any(1, keepdim=True)
-            dropped = channel_mask | (drop & keeps_one)
-        y, ids, commitment = self.model(x, dropped, time_mask, rng)
-        mean, residual = mean_and_residual_error(x, y, channel_mask, time_mask)
-        loss = (
-            mean
-            + self.loss_config.residual_weight * residual
-            + self.loss_config.commitment_weight * commitment
+        encoded = self.model.encode(x, dropped, time_mask)
+        quantised = self._quantise(encoded, rng)
+        power = self.model.decode(quantised.codes, self.model.hidden(dropped, time_mask))
+        made = Reconstruction(power, quantised, encoded.visible)
+        terms = reconstruction_terms(x, made.power, channel_mask, time_mask)
+        config = self.loss_config
+        if config.residual_weight is None:
+            reconstruction = terms["l1"]
+        else:
+            reconstruction = terms["mean_l1"] + config.residual_weight * terms["residual_l1"]
+        reconstruction = (
+            reconstruction
+            + config.correlation_weight * terms["decorrelation"]
+            + config.moments_weight * terms["moments"]
         )
-        seen = ~hidden_tokens(time_mask, self.model.config.frames_per_token)
-        used = ids[seen[:, None, :].expand_as(ids)]
+        commitment = global_mean(quantised.commitment, made.visible)
+        loss = reconstruction + config.commitment_weight * commitment
+        if self.training and self.adversary and self.n_steps >= self._first_adversarial:
+            game = self._play(
+                self.adversary, x, made.power, channel_mask, time_mask, reconstruction
+            )
+            loss, terms = loss + game.pop("total"), {**terms, **game}
+        if self.training:
+            self.n_steps += 1
         return {
             "loss": loss,
-            "mean_l1": mean,
-            "residual_l1": residual,
+            **terms,
             "commitment": commitment,
-            "perplexity": perplexity(used, self.model.config.n_codes),
+            "perplexity": perplexity(
+                quantised.ids[..., 0][made.visible], self.model.config.quantiser.n_codes
+            ),
         }
+
+    def _quantise(self, encoded: Encoded, rng: torch.Generator) -> Quantised:
+        quantiser = self.model.quantiser
+        if not quantiser.is_started and self.training:
+            self._keep(encoded, rng)
+            if self.n_steps >= self._first_quantised:
+                n_kept = min(int(self.n_drawn), len(self.reservoir))
+                part = slice(n_kept * rank() // world_size(), n_kept * (rank() + 1) // world_size())
+                quantiser.start(self.reservoir[part], rng)
+        if quantiser.is_started:
+            quantised: Quantised = quantiser(encoded.latent, encoded.visible, rng)
+            return quantised
+        latent = encoded.latent
+        ids = torch.zeros(*latent.shape[:-1], 1, dtype=torch.int64, device=latent.device)
+        return Quantised(quantiser.continuous(latent), ids, latent.new_zeros(latent.shape[:-1]))
+
+    @torch.no_grad()
+    def _keep(self, encoded: Encoded, rng: torch.Generator) -> None:
+        """Add a draw of this step's visible latents to the reservoir, the oldest first out."""
+        new = draw(encoded.latent[encoded.visible], len(self.reservoir) // 16, rng)
+        where = (int(self.n_drawn) + torch.arange(len(new))) % len(self.reservoir)
+        self.reservoir[where] = new
+        self.n_drawn += len(new)
+
+    def _play(
+        self, adversary: Discriminator, x: Tensor, y: Tensor, channel_mask: Tensor,
+        time_mask: Tensor, reconstruction: Tensor,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """Both sides' losses; "total" is what to add to the loss."""
+        shown = ~(channel_mask[:, :, None, None] | time_mask[:, None, None, :])
+        norm = self.model.spectrum
+        recorded = torch.where(shown, norm.standardise(x), 0.0)
+        made = torch.where(shown, norm.standardise(y), 0.0)
+        fooling = -adversary.frozen(made)
+        counts = ~hidden_frames(time_mask, fooling.shape[-1])[:, None, :]
+        adversarial = global_mean(fooling, counts)
+        hinge = global_mean(hinge_terms(adversary(recorded), adversary(made.detach())), counts)
+        last = self.model.last_layer
+        gradients = (
+            all_sum(torch.autograd.grad(loss, last, retain_graph=True)[0])
+            for loss in (reconstruction, adversarial)
+        )
+        weight = adaptive_weight(*gradients)
+        total = self.loss_config.adversarial_weight * weight * adversarial + hinge
+        return {
+            "total": total, "adversarial": adversarial, "hinge": hinge, "adaptive_weight": weight,
+        }  # fmt: skip

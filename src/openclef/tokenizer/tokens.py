@@ -1,123 +1,291 @@
-"""Stage: cohort + tokenizer -> `tokens/`, one Parquet row a window; and reading them back."""
+"""Stage: cohort + tokenizer -> `tokens/`, one Parquet row a window.
+
+A part holds the tokens of `PART_WINDOWS` consecutive windows of the cohort and is renamed into
+place whole: its presence means done, and its bytes do not depend on who made it, or when.
+
+Axis letters: B batch, R region, Q codes of a token; a prime (Fp, Tp) is the token grid, L = R * Fp
+* Tp the tokens of a window in row-major order.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
-from rich.progress import track
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from openclef import artefact
 from openclef.artefact import Artefact, atomic
+from openclef.cohort.session import PASSING, SourceError, storage_of
 from openclef.cohort.store import Cohort
-from openclef.errors import ArtefactError
+from openclef.errors import OpenclefError
+from openclef.tokenizer.token_table import fixed_lists, make_cache
 from openclef.tokenizer.train import load_tokenizer, stack
-from openclef.tokenizer.vqgan import Vqgan, hidden_tokens, scale
+from openclef.tokenizer.vqgan import Vqgan, scale
 from openclef.training.loop import Batch, best_device
-from openclef.types import BoolArray, Spectrogram, Tokens
+from openclef.types import CHANNELS, BoolArray, Spectrogram, Tokens
 
+PART_WINDOWS = 256  # 1 MiB of ids, 16 shards of spectrograms; minutes of work, on two cores
 BATCH_SIZE = 4
+_MAX_CODES = 2**16
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @torch.no_grad()
 def tokenize_batch(tokenizer: Vqgan, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Token ids and what is hidden of them, `[B, Fp, Tp]` each, of a batch made by `stack`."""
+    """Ids `[B, R, Fp, Tp, Q]` int64, 0 where hidden, and hidden `[B, R, Tp]`, on the CPU.
+
+    batch: as `stack` makes it, in decibels. What it holds where it is hidden does not matter.
+    """
     device = next(tokenizer.parameters()).device
-    time_mask = batch["time_mask"].to(device)
-    ids = tokenizer.tokenize(
-        scale(batch["power_db"].to(device)), batch["channel_mask"].to(device), time_mask
+    ids, hidden = tokenizer.tokenize(
+        scale(batch["power_db"].to(device)),
+        batch["channel_mask"].to(device),
+        batch["time_mask"].to(device),
     )
-    hidden = hidden_tokens(time_mask, tokenizer.config.frames_per_token)
-    return ids.cpu(), hidden[:, None, :].expand_as(ids).cpu()
+    return ids.masked_fill(hidden[:, :, None, :, None], 0).cpu(), hidden.cpu()
 
 
 def tokenize_window(tokenizer: Vqgan, spectrogram: Spectrogram, *, tokenizer_hash: str) -> Tokens:
-    """Tokens `[8, 256]` of one window of full length (see `fit_to_window`)."""
+    """Tokens of one window of full length (see `fit_to_window`).
+
+    Raises OpenclefError if a visible value is not finite. Of a window in which nothing is visible
+    every token is hidden and every id 0.
+    """
+    check_finite(spectrogram)
     ids, hidden = tokenize_batch(tokenizer, stack([spectrogram]))
-    return Tokens(ids[0].numpy().astype(np.uint16), hidden[0].numpy(), tokenizer_hash)
+    mask = hidden[0, :, None, :].expand(ids.shape[1:-1]).contiguous()
+    return Tokens(ids[0].numpy().astype(np.uint16), mask.numpy(), tokenizer_hash)
 
 
-def tokenize_cohort(cohort: Cohort, tokenizer_folder: Path, out: Path) -> Artefact:
-    """Write the tokens of every window to `out/tokens.parquet`, streamed in order of the cohort."""
+def check_finite(spectrogram: Spectrogram) -> None:
+    """Raise OpenclefError, naming channels and frames, if a visible value is NaN or infinite."""
+    bad_CT: BoolArray = np.logical_not(np.isfinite(spectrogram.power_db).all(axis=1))
+    bad_CT &= ~(spectrogram.channel_mask[:, None] | spectrogram.time_mask)
+    if bad_CT.any():
+        names = [name for name, bad in zip(CHANNELS, bad_CT, strict=True) if bad.any()]
+        frames = np.flatnonzero(bad_CT.any(axis=0))
+        raise OpenclefError(
+            f"spectrogram holds NaN or infinite values in {len(frames)} visible frames, the first "
+            f"at {frames[0]} of {bad_CT.shape[1]}, channels {', '.join(names)}; hide those frames "
+            "(time_mask) or channels (channel_mask)"
+        )
+
+
+def part_path(out: Path, index: int) -> Path:
+    """Where the tokens of windows from row `index * PART_WINDOWS` on lie."""
+    return out / f"part-{index:05d}.parquet"
+
+
+def missing_parts(out: Path, cohort: Cohort) -> list[int]:
+    """Parts of `out` that are still to be made."""
+    n_parts = math.ceil(cohort.windows.height / PART_WINDOWS)
+    return [index for index in range(n_parts) if not part_path(out, index).exists()]
+
+
+def tokenize_cohort(
+    cohort: Cohort,
+    tokenizer_folder: Path,
+    out: Path,
+    *,
+    shard: tuple[int, int] = (1, 1),
+    progress: bool = True,
+) -> Artefact:
+    """Write the tokens of every window, or of a shard of them, or finish what was interrupted.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        A window of it that cannot be read, or holds values that are not finite, gets a row without
+        tokens that says why (`failures`); the others go on.
+    tokenizer_folder : Path
+        A complete `tokenizer/`.
+    out : Path
+        Parquet parts `session_id, window, start_s, ids, valid, error`, in order of the cohort. ids:
+        `[L * Q]` uint16. valid: `[R * Tp]`, whether a column of tokens is visible. error: null, or
+        why there are no tokens.
+    shard : tuple of int
+        `(i, n)`: every n-th part, from the i-th (1 to n). Shards may be made at the same time, by
+        several machines that share the disk; the last one to end finishes.
+    progress : bool
+        Show a progress bar on stderr.
+
+    Returns
+    -------
+    Artefact
+        Of kind "tokens"; complete once all shards are.
+
+    Raises
+    ------
+    ArtefactError
+        If `out` holds something else, or the disk is too full.
+    OpenclefError
+        If there is no such shard, or no window of the cohort has tokens.
+    """
+    i, n = shard
+    if not 1 <= i <= n:
+        raise OpenclefError(f"shard {i}/{n}: allowed are 1/{max(n, 1)} to {max(n, 1)}/{max(n, 1)}")
     tokenizer = load_tokenizer(tokenizer_folder)
-    inputs = {
-        "cohort": cohort.hash,
-        "tokenizer": artefact.load(tokenizer_folder, kind="tokenizer").hash,
-    }
-    stage = artefact.begin(out, kind="tokens", config={}, inputs=inputs)
-    if stage.is_complete:
-        return stage
-    tokenizer.to(best_device())
-    n_tokens = int(np.prod(tokenizer.config.grid))
-    schema = pa.schema(
-        [
-            ("session_id", pa.string()),
-            ("window", pa.int64()),
-            ("start_s", pa.float64()),
-            ("ids", pa.list_(pa.uint16(), n_tokens)),
-            ("valid", pa.list_(pa.bool_(), n_tokens)),
-        ]
+    quantiser, n_windows = tokenizer.config.quantiser, cohort.windows.height
+    if quantiser.n_codes > _MAX_CODES:
+        raise OpenclefError(f"{quantiser.n_codes} codes: tokens are kept in 16 bits, {_MAX_CODES}")
+    stage = artefact.begin(
+        out,
+        kind="tokens",
+        config={
+            "grid": list(tokenizer.config.grid),
+            "n_quantisers": quantiser.n_quantisers,
+            "n_codes": quantiser.n_codes,
+            "part_windows": PART_WINDOWS,
+        },
+        inputs={
+            "cohort": cohort.hash,
+            "tokenizer": artefact.load(tokenizer_folder, kind="tokenizer").hash,
+        },
     )
-    windows = cohort.windows
-    starts = range(0, windows.height, BATCH_SIZE)
-    with (
-        atomic(out / "tokens.parquet") as temporary,
-        pq.ParquetWriter(temporary, schema) as writer,
-    ):
-        for start in track(starts, "tokenizing"):
-            part = windows[start : start + BATCH_SIZE]
-            batch = stack([cohort.spectrogram(row) for row in part["row"]])
-            ids, hidden = tokenize_batch(tokenizer, batch)
-            columns = [
-                part["session_id"].to_arrow().cast(pa.string()),
-                part["window"].to_arrow(),
-                part["start_s"].to_arrow(),
-                _fixed_lists(ids.numpy().astype(np.uint16), n_tokens),
-                _fixed_lists(~hidden.numpy(), n_tokens),
-            ]
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-    stage.finish(["tokens.parquet"])
+    if not stage.is_complete:
+        todo = [index for index in missing_parts(out, cohort) if index % n == i - 1]
+        n_todo = sum(min(PART_WINDOWS, n_windows - index * PART_WINDOWS) for index in todo)
+        # Parts and their copy, two bytes an id each.
+        n_ids = math.prod(tokenizer.config.grid) * quantiser.n_quantisers
+        artefact.check_free_disk(out, 4 * n_ids * n_todo)
+        tokenizer.to(best_device())
+        with _progress(n_todo, shown=progress) as advance:
+            for index in todo:
+                first = index * PART_WINDOWS
+                windows = cohort.windows[first : first + PART_WINDOWS]
+                table = _tokenize_part(tokenizer, cohort, windows, advance)
+                with storage_of(out), atomic(part_path(out, index)) as temporary:
+                    pq.write_table(table, temporary, compression="zstd")
+        if missing_parts(out, cohort):
+            return stage
+        _finish(stage)
+    with storage_of(out):
+        make_cache(stage)
     return stage
 
 
-def _fixed_lists(values: NDArray[np.generic], n_tokens: int) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), n_tokens)
+def failures(folder: Path) -> pl.DataFrame:
+    """Windows without tokens, and why: `session_id, window, start_s, error`."""
+    parts = pl.scan_parquet(sorted(folder.glob("part-*.parquet")))
+    wanted = parts.select("session_id", "window", "start_s", "error")
+    return wanted.filter(pl.col("error").is_not_null()).collect()
 
 
-class TokenTable:
-    """A complete `tokens/` in memory, 4 KiB a window: ids `[N, L]` uint16, hidden `[N, L]`."""
+def _finish(stage: Artefact) -> None:
+    """Shards that end together all do it, to the same bytes."""
+    parts = sorted(stage.folder.glob("part-*.parquet"))
+    failed = failures(stage.folder)
+    if failed.height == sum(pq.read_metadata(part).num_rows for part in parts):
+        for part in parts:
+            part.unlink(missing_ok=True)
+        raise OpenclefError(
+            f"{stage.folder}: no window has tokens; the first, of session "
+            f"{failed['session_id'][0]}: {failed['error'][0]}"
+        )
+    stage.finish(part.name for part in parts)
+    for path in stage.folder.glob(".part-*.tmp"):
+        path.unlink(missing_ok=True)  # of killed writers
 
-    def __init__(self, folder: Path, cohort: Cohort) -> None:
-        self.artefact = artefact.load(folder, kind="tokens")
-        if self.artefact.inputs["cohort"] != cohort.hash:
-            raise ArtefactError(f"{folder}: tokens of another cohort than {cohort.folder}")
-        table = pq.read_table(folder / "tokens.parquet")
-        self.session_id: list[str] = table["session_id"].to_pylist()
-        self.window: NDArray[np.int64] = table["window"].to_numpy()
-        self.start_s: NDArray[np.float64] = table["start_s"].to_numpy()
-        self.ids: NDArray[np.uint16] = _matrix(table["ids"])
-        self.hidden: BoolArray = ~_matrix(table["valid"])
-        split_of = dict(cohort.sessions.select("session_id", "split").iter_rows())
-        self.split = np.array([split_of[name] for name in self.session_id])
 
-    def rows(self, *splits: str) -> NDArray[np.int64]:
-        """Rows of the windows of patients in one of `splits`."""
-        return np.flatnonzero(np.isin(self.split, splits))
+def _tokenize_part(
+    tokenizer: Vqgan, cohort: Cohort, windows: pl.DataFrame, advance: Callable[[int], None]
+) -> pa.Table:
+    n_regions, _, n_columns = grid = tokenizer.config.grid
+    shape = (windows.height, *grid, tokenizer.config.quantiser.n_quantisers)
+    ids = np.zeros(shape, np.uint16)
+    valid = np.zeros((windows.height, n_regions, n_columns), bool)
+    errors: list[str | None] = [None] * windows.height
 
-    def batch(self, rows: NDArray[np.int64]) -> Batch:
-        """`ids` int64 and `hidden` bool, `[B, L]`."""
-        return {
-            "ids": torch.from_numpy(self.ids[rows].astype(np.int64)),
-            "hidden": torch.from_numpy(self.hidden[rows]),
+    def read(batch: range) -> list[Spectrogram | OpenclefError]:
+        return [_read(cohort, windows, i) for i in batch]
+
+    starts = range(0, windows.height, BATCH_SIZE)
+    batches = [range(start, min(start + BATCH_SIZE, windows.height)) for start in starts]
+    for batch, found in zip(batches, _read_ahead(read, batches), strict=True):
+        spectrograms = {}
+        for i, one in zip(batch, found, strict=True):
+            if isinstance(one, OpenclefError):
+                errors[i] = str(one)
+            else:
+                spectrograms[i] = one
+        if spectrograms:
+            rows = list(spectrograms)
+            ids_BRFTQ, hidden_BRT = tokenize_batch(tokenizer, stack(list(spectrograms.values())))
+            ids[rows], valid[rows] = ids_BRFTQ.numpy(), ~hidden_BRT.numpy()
+        advance(len(batch))
+    return pa.table(
+        {
+            "session_id": windows["session_id"].to_arrow().cast(pa.string()),
+            "window": windows["window"].to_arrow(),
+            "start_s": windows["start_s"].to_arrow(),
+            "ids": fixed_lists(ids),
+            "valid": fixed_lists(valid),
+            "error": pa.array(errors, pa.string()),
         }
+    )
 
 
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    lists = column.combine_chunks()
-    flat: np.ndarray = lists.flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(len(lists), -1)
+def _read(cohort: Cohort, windows: pl.DataFrame, i: int) -> Spectrogram | OpenclefError:
+    """A window's spectrogram, or what is wrong with it, told without paths.
+
+    Raises SourceError if it is the cohort's disk that fails: then no window is given up.
+    """
+    is_passing = False
+    try:
+        spectrogram = cohort.spectrogram(windows["row"][i])
+        # Zarr gives zeros for a file that is not there.
+        stored = hashlib.sha256(spectrogram.power_db.astype(np.float16).data).hexdigest()
+        if not stored.startswith(windows["hash"][i]):
+            raise OpenclefError("spectrogram is missing, or not what ingest stored")
+        check_finite(spectrogram)
+        return spectrogram
+    except MemoryError:
+        raise
+    except OpenclefError as error:
+        problem = error
+    except Exception as error:  # whatever Zarr, its codecs and the file system may say
+        reason = error.strerror if isinstance(error, OSError) else None
+        problem = OpenclefError(f"spectrogram cannot be read ({reason or type(error).__name__})")
+        is_passing = isinstance(error, OSError) and error.errno in PASSING
+    if is_passing or not (cohort.folder / "manifest.json").exists():
+        raise SourceError(
+            f"{cohort.folder}: cannot be read just now; once it can be, the same command goes on "
+            "from here"
+        ) from problem
+    return problem
+
+
+def _read_ahead(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Results in order; one is made in a background thread while another is worked on."""
+    with ThreadPoolExecutor(1) as reader:
+        waiting: deque[Future[Result]] = deque()
+        for item in items:
+            waiting.append(reader.submit(function, item))
+            if len(waiting) > 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@contextmanager
+def _progress(n_windows: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
+    columns = TextColumn("tokenizing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+        task = bar.add_task("", total=n_windows)
+        yield lambda n_done: bar.advance(task, n_done)

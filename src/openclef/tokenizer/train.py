@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from openclef import artefact
 from openclef.artefact import Artefact
@@ -16,13 +18,19 @@ from openclef.tokenizer.objective import TokenizerLossConfig, TokenizerObjective
 from openclef.tokenizer.vqgan import TokenizerConfig, Vqgan
 from openclef.training import checkpoint
 from openclef.training.loop import Batch, TrainConfig, fit
-from openclef.types import Spectrogram
+from openclef.types import BoolArray, Spectrogram
 
 WEIGHTS = "tokenizer.safetensors"
 
 
 class TokenizerStage(BaseModel):
-    """Everything that decides a tokenizer. crop_frames: 640, half a session (paper.md [C])."""
+    """Everything that decides a tokenizer.
+
+    crop_frames: 640, half a session (paper.md [C]). What is hidden at random from the encoder in
+    training, so that reduced montages and gaps work (shares [U]): channel_dropout of the channels,
+    which the decoder must guess; all but a random few channels in reduced_montages of the crops;
+    a stretch of up to a quarter of the crop in time_dropout of the crops, as if not recorded.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,7 +38,32 @@ class TokenizerStage(BaseModel):
     loss: TokenizerLossConfig = TokenizerLossConfig()
     train: TrainConfig
     crop_frames: int = Field(640, gt=0)
+    channel_dropout: float = Field(0.1, ge=0, lt=1)
+    reduced_montages: float = Field(0.1, ge=0, le=1)
+    time_dropout: float = Field(0.2, ge=0, le=1)
     n_validation: int = Field(32, gt=0)
+
+    @model_validator(mode="after")
+    def _judged_only_with_codes(self) -> TokenizerStage:
+        n_continuous = round(self.loss.continuous_share * self.train.n_steps)
+        if self.train.validate_every <= n_continuous < self.train.n_steps:
+            raise ValueError(
+                f"validate_every {self.train.validate_every}: latents pass unquantised for "
+                f"{n_continuous} steps (continuous_share), and no later loss would be as low; "
+                f"give at least {n_continuous + 1}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _crop_is_whole_tokens(self) -> TokenizerStage:
+        # The adversary scores stretches of eight frames.
+        step = math.lcm(self.model.frames_per_token, 8 if self.loss.adversarial_weight > 0 else 1)
+        if self.crop_frames % step:
+            nearest = max(step, round(self.crop_frames / step) * step)
+            raise ValueError(
+                f"crops of {self.crop_frames} frames: give a multiple of {step}, such as {nearest}"
+            )
+        return self
 
 
 def stack(spectrograms: list[Spectrogram]) -> Batch:
@@ -56,6 +89,28 @@ def crop_frames(spectrogram: Spectrogram, n_frames: int, rng: np.random.Generato
     )
 
 
+def dropped_channels(
+    channel_mask: BoolArray, config: TokenizerStage, rng: np.random.Generator
+) -> BoolArray:
+    """Channels `[19]` to hide from the encoder: the masked ones, and some at random, never all."""
+    visible = np.flatnonzero(~channel_mask)
+    if rng.random() < config.reduced_montages and len(visible) > 1:
+        kept = rng.choice(visible, rng.integers(1, len(visible)), replace=False)
+        return ~np.isin(np.arange(len(channel_mask)), kept)
+    dropped = channel_mask | (rng.random(len(channel_mask)) < config.channel_dropout)
+    return channel_mask if dropped.all() else dropped
+
+
+def drop_time(time_mask: BoolArray, config: TokenizerStage, rng: np.random.Generator) -> BoolArray:
+    """Frames `[T]` hidden, a random stretch more in some crops."""
+    if rng.random() >= config.time_dropout:
+        return time_mask
+    n_hidden = int(rng.integers(1, len(time_mask) // 4 + 1))
+    start = int(rng.integers(len(time_mask) - n_hidden + 1))
+    frames = np.arange(len(time_mask))
+    return time_mask | ((frames >= start) & (frames < start + n_hidden))
+
+
 def train_tokenizer(cohort: Cohort, out: Path, *, config: TokenizerStage) -> Artefact:
     """Train, keep the weights that are best on tuning patients, and write `out`."""
     stage = artefact.begin(
@@ -64,12 +119,17 @@ def train_tokenizer(cohort: Cohort, out: Path, *, config: TokenizerStage) -> Art
     if stage.is_complete:
         return stage
     torch.manual_seed(config.train.seed)
-    objective = TokenizerObjective(config.model, config.loss)
+    objective = TokenizerObjective(config.model, config.loss, n_steps=config.train.n_steps)
     train_rows, tuning_rows = cohort.rows("train"), cohort.rows("tuning")
 
-    def load_batch(indices: np.ndarray, rng: np.random.Generator) -> Batch:
-        windows = [cohort.spectrogram(row) for row in train_rows[indices]]
-        return stack([crop_frames(window, config.crop_frames, rng) for window in windows])
+    def load_batch(indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> Batch:
+        crops, dropped = [], []
+        for row, rng in zip(train_rows[indices], rngs, strict=True):
+            crop = crop_frames(cohort.spectrogram(row), config.crop_frames, rng)
+            crop = replace(crop, time_mask=drop_time(crop.time_mask, config, rng))
+            crops.append(crop)
+            dropped.append(dropped_channels(crop.channel_mask, config, rng))
+        return {**stack(crops), "dropped": torch.from_numpy(np.stack(dropped))}
 
     validation = [
         stack([cohort.spectrogram(row) for row in tuning_rows[start : start + 4]])
@@ -84,9 +144,7 @@ def train_tokenizer(cohort: Cohort, out: Path, *, config: TokenizerStage) -> Art
         artefact=stage,
         label="training the tokenizer",
     )
-    checkpoint.save_tensors(out / WEIGHTS, checkpoint.take_prefix(weights, "model"))
-    stage.finish([WEIGHTS])
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    checkpoint.publish(stage, {WEIGHTS: checkpoint.take_prefix(weights, "model")})
     return stage
 
 

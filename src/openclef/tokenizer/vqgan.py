@@ -1,40 +1,64 @@
 """The convolutional vector-quantised autoencoder; EEG channels are its input channels.
 
-Axis letters: B batch, C EEG channel, F frequency, T frame, D width; a prime (Fp, Tp) is the token
-grid. Every norm is over the width at one position, and hidden positions are zeroed after each
-block, so that the tokens of a padded recording do not depend on how much padding follows.
+Axis letters: B batch, R region, C EEG channel, F frequency, T frame, D width, Q codes of a token;
+a prime (Fp, Tp) is the token grid. Every norm is over the width at one position, and hidden
+positions are zeroed after each block, so that without attention the tokens of a padded recording
+do not depend on how much padding follows.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from openclef.tokenizer.codebook import Codebook, LatentNorm
+from openclef.tokenizer.norms import LatentNorm, PositionNorm, SpectrumNorm
+from openclef.tokenizer.quantisers import EmaConfig, Quantised, QuantiserConfig, make_quantiser
 from openclef.types import CHANNELS
 
 CLAMP_DB = 40.0
 
+_LEFT = ("Fp1", "F7", "F3", "T3", "C3", "T5", "P3", "O1")
+_RIGHT = ("Fp2", "F8", "F4", "T4", "C4", "T6", "P4", "O2")
+# Which channels the tokens of a region are made of; the midline belongs to both sides.
+REGIONS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "all": (CHANNELS,),
+    "hemispheres": ((*_LEFT, "Fz", "Cz", "Pz"), (*_RIGHT, "Fz", "Cz", "Pz")),
+    "quadrants": (
+        (*_LEFT[:3], "Fz"),
+        (*_RIGHT[:3], "Fz"),
+        (*_LEFT[3:], "Cz", "Pz"),
+        (*_RIGHT[3:], "Cz", "Pz"),
+    ),
+}
+
 
 class TokenizerConfig(BaseModel):
-    """Shape of the tokenizer. strides: (frequency, time) of each level, their products give the
-    grid: 128 / 16 = 8 rows by 1,280 / 5 = 256 columns (paper.md [I, strong]). Widths [U].
+    """Shape of the tokenizer.
+
+    strides: (frequency, time) of each level; their products give the grid, 128 / 16 = 8 rows by
+    1,280 / 5 = 256 columns (paper.md [I, strong]). widths, n_blocks: of each level; five of
+    64-128-256-256-32 with two blocks each in the sibling paper [S], the last being the code's.
+    attention: of all visible positions at the token grid, as VQGAN has it [D]. regions: each has
+    rows and columns of its own, made of its channels alone (feasibility: keeps laterality; ours).
+    norm_decay: of the moving statistics of spectra and latents.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_freqs: int = 128
     n_frames: int = 1280
-    strides: tuple[tuple[int, int], ...] = ((4, 5), (2, 1), (2, 1))
-    widths: tuple[int, ...] = (64, 128, 128)
-    n_blocks: int = Field(1, ge=1)
-    n_codes: int = Field(8192, ge=2, le=65536)
-    code_dim: int = Field(32, ge=1)
-    codebook_decay: float = 0.99
+    regions: Literal["all", "hemispheres", "quadrants"] = "all"
+    strides: tuple[tuple[int, int], ...] = ((2, 5), (2, 1), (2, 1), (2, 1))
+    widths: tuple[int, ...] = (64, 128, 256, 256)
+    n_blocks: int = Field(2, ge=1)
+    attention: bool = True
+    quantiser: QuantiserConfig = EmaConfig()
+    norm_decay: float = Field(0.99, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _grid_divides(self) -> TokenizerConfig:
@@ -47,10 +71,15 @@ class TokenizerConfig(BaseModel):
         return self
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """(frequency rows, time columns) of the tokens of one window."""
+    def grid(self) -> tuple[int, int, int]:
+        """(regions, frequency rows, time columns) of the tokens of one window."""
         f_step = math.prod(stride[0] for stride in self.strides)
-        return self.n_freqs // f_step, self.n_frames // self.frames_per_token
+        n_regions = len(REGIONS[self.regions])
+        return n_regions, self.n_freqs // f_step, self.n_frames // self.frames_per_token
+
+    @property
+    def n_tokens(self) -> int:
+        return math.prod(self.grid)
 
     @property
     def frames_per_token(self) -> int:
@@ -66,55 +95,10 @@ def scale(power_db: Tensor) -> Tensor:
     return power_db.half().float().clamp(-CLAMP_DB, CLAMP_DB) / CLAMP_DB
 
 
-def hidden_tokens(time_mask: Tensor, frames_per_token: int) -> Tensor:
-    """A token column is hidden if more than half of its frames are: `[B, T]` -> `[B, Tp]`."""
-    return time_mask.view(len(time_mask), -1, frames_per_token).float().mean(-1) > 0.5
-
-
-class PositionNorm(nn.Module):
-    """LayerNorm over the width of each position of `[B, D, F, T]`."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        normed: Tensor = self.norm(x.movedim(1, -1)).movedim(-1, 1)
-        return normed
-
-
-class SpectrumNorm(nn.Module):
-    """Mean and deviation of each channel and frequency over the train patients, moving averages.
-
-    Convolutions share their weights along frequency, so the 1/f slope would have to be written
-    in tokens; taken out here and put back by the decoder, the tokens are left to what differs [U].
-    """
-
-    mean: Tensor
-    square: Tensor
-    n_updates: Tensor
-
-    def __init__(self, n_freqs: int, *, decay: float) -> None:
-        super().__init__()
-        self.decay = decay
-        self.register_buffer("mean", torch.zeros(len(CHANNELS), n_freqs, 1))
-        self.register_buffer("square", torch.ones(len(CHANNELS), n_freqs, 1))
-        self.register_buffer("n_updates", torch.zeros(len(CHANNELS), 1, 1))
-
-    @torch.no_grad()
-    def update(self, x_BCFT: Tensor, shown_BC1T: Tensor) -> None:
-        """Take in a batch, weighing each channel by how often it has been visible so far."""
-        n = shown_BC1T.sum((0, 3), keepdim=True)[0].to(x_BCFT.dtype)
-        n_cells = n.clamp(min=1)
-        step = torch.where(self.n_updates > 0, 1 - self.decay, 1.0) * (n > 0)
-        self.mean.lerp_((x_BCFT * shown_BC1T).sum((0, 3))[..., None] / n_cells, step)
-        self.square.lerp_((x_BCFT.square() * shown_BC1T).sum((0, 3))[..., None] / n_cells, step)
-        self.n_updates += n > 0
-
-    @property
-    def deviation(self) -> Tensor:
-        """Standard deviation `[19, F, 1]`, at least .4 dB."""
-        return (self.square - self.mean.square()).clamp(min=1e-4).sqrt()
+def hidden_frames(time_mask: Tensor, n_frames: int) -> Tensor:
+    """A stretch of frames is hidden if more than half of it is: `[.., T]` -> `[.., n_frames]`."""
+    stretches = time_mask.unflatten(-1, (n_frames, time_mask.shape[-1] // n_frames))  # type: ignore[no-untyped-call]
+    return stretches.float().mean(-1) > 0.5
 
 
 class ResidualBlock(nn.Module):
@@ -132,6 +116,181 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.silu(self.norm2(h)) * visible)
 
 
+class AttentionBlock(nn.Module):
+    """norm - attention of every position to all visible ones of its region, added to the input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.n_heads = max(1, width // 64)
+        self.norm = PositionNorm(width)
+        self.to_qkv = nn.Conv2d(width, 3 * width, 1)
+        self.out = nn.Conv2d(width, width, 1)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x_BDFT: Tensor, visible: Tensor) -> Tensor:
+        qkv = self.to_qkv(self.norm(x_BDFT)).flatten(2).unflatten(1, (3, self.n_heads, -1))
+        q, k, v = qkv.transpose(-1, -2).unbind(1)
+        seen = visible.expand(-1, 1, *x_BDFT.shape[2:]).flatten(2).unsqueeze(2)
+        # Where nothing is visible anything may be read: it is zeroed later, and stays finite.
+        seen = seen | ~seen.any(-1, keepdim=True)
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return x_BDFT + self.out(h.transpose(-1, -2).flatten(1, 2).view_as(x_BDFT))
+
+
+class Encoded(NamedTuple):
+    """latent `[B, R, Fp, Tp, code_dim]`: continuous, each dimension standardised; visible
+    `[B, R, Fp, Tp]`."""
+
+    latent: Tensor
+    visible: Tensor
+
+
+class Reconstruction(NamedTuple):
+    """power `[B, 19, F, T]` in units of [-1, 1]; what was quantised, and which tokens count."""
+
+    power: Tensor
+    quantised: Quantised
+    visible: Tensor
+
+
+class Vqgan(nn.Module):
+    """Encoder, quantiser and decoder; its adversary is in `discriminator`."""
+
+    membership: Tensor
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        n_chans, widths, regions = len(CHANNELS), config.widths, REGIONS[config.regions]
+        n_regions, code_dim = len(regions), config.quantiser.code_dim
+        membership = torch.tensor([[name in region for name in CHANNELS] for region in regions])
+        self.register_buffer("membership", membership, persistent=False)
+        self.spectrum = SpectrumNorm(config.n_freqs, decay=config.norm_decay)
+        # Hidden channels are zeros; a bias a channel tells them from real zeros.
+        self.missing = nn.Parameter(torch.zeros(n_chans, n_regions * widths[0]))
+        n_in = (n_chans, *widths[:-1])
+        n_out = (n_regions * widths[0], *widths[1:])
+        self.down = nn.ModuleList(
+            _patches(nn.Conv2d, i, o, s)
+            for i, o, s in zip(n_in, n_out, config.strides, strict=True)
+        )
+        self.encode_blocks = _blocks(widths, config.n_blocks)
+        self.encode_attention = AttentionBlock(widths[-1]) if config.attention else None
+        self.to_code = nn.Conv2d(widths[-1], code_dim, 1, bias=False)
+        self.latent_norm = LatentNorm(code_dim, decay=config.norm_decay)
+        self.quantiser = make_quantiser(config.quantiser)
+        self.from_code = nn.Conv2d(code_dim, widths[-1], 1)
+        self.decode_attention = AttentionBlock(widths[-1]) if config.attention else None
+        self.decode_blocks = _blocks(widths, config.n_blocks)
+        self.up = nn.ModuleList(
+            _patches(nn.ConvTranspose2d, o, i, s)
+            for i, o, s in zip(n_in, n_out, config.strides, strict=True)
+        )
+        # Norms run over the width: channels last spares a copy each (twice as fast on a CPU).
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """Weights that the decoder ends with: what the adversarial weight is measured at."""
+        weight: nn.Parameter = self.up[0].weight  # type: ignore[assignment]
+        return weight
+
+    def hidden(self, channel_mask: Tensor, time_mask: Tensor) -> Tensor:
+        """Token columns without content: gap, padding, or no channel of the region.
+
+        `[B, 19]`, `[B, T]` -> `[B, R, Tp]`; True = hidden.
+        """
+        n_columns = time_mask.shape[-1] // self.config.frames_per_token
+        unseen = ~((~channel_mask)[:, None, :] & self.membership).any(-1)
+        return unseen[:, :, None] | hidden_frames(time_mask, n_columns)[:, None, :]
+
+    def encode(self, x_BCFT: Tensor, channel_mask: Tensor, time_mask: Tensor) -> Encoded:
+        """Continuous latents of scaled spectrograms `[B, 19, F, T]`.
+
+        channel_mask `[B, 19]` and time_mask `[B, T]` are True where hidden; what the spectrogram
+        holds there is not read.
+        """
+        shown = ~(channel_mask[:, :, None, None] | time_mask[:, None, None, :])
+        x = torch.where(shown, x_BCFT, 0.0)
+        if self.training:
+            self.spectrum.update(x, shown)
+        x = self.spectrum.standardise(x) * shown
+        x = self._enter(x.contiguous(memory_format=torch.channels_last), channel_mask)
+        for level, blocks in enumerate(self.encode_blocks):
+            if level > 0:
+                x = self.down[level](x)
+            visible = self._visible(x, time_mask)
+            x = x * visible
+            for block in blocks:  # type: ignore[attr-defined]
+                x = block(x, visible)
+        if self.encode_attention is not None:
+            x = self.encode_attention(x, visible)
+        z = self._split_regions(self.to_code(x).float()).movedim(2, -1)
+        seen = ~self.hidden(channel_mask, time_mask)[:, :, None, :].expand(z.shape[:-1])
+        return Encoded(self.latent_norm(z, seen), seen)
+
+    def decode(self, codes_BRFTD: Tensor, hidden_BRT: Tensor) -> Tensor:
+        """Codes `[B, R, Fp, Tp, code_dim]` -> spectrogram `[B, 19, F, T]` in units of [-1, 1].
+
+        hidden `[B, R, Tp]` is that of `hidden`; codes there are not read.
+        """
+        hidden = hidden_BRT.flatten(0, 1)[:, None, None, :]
+        x = self.from_code(codes_BRFTD.movedim(-1, 2).flatten(0, 1))
+        x = x.contiguous(memory_format=torch.channels_last)
+        if self.decode_attention is not None:
+            x = self.decode_attention(x, ~hidden)
+        for level in reversed(range(len(self.up))):
+            visible = ~hidden.repeat_interleave(x.shape[-1] // hidden.shape[-1], -1)
+            x = x * visible
+            for block in self.decode_blocks[level]:  # type: ignore[attr-defined]
+                x = block(x, visible)
+            # Every channel may read every region: the midline lies in two.
+            x = self.up[level](x if level else self._split_regions(x).flatten(1, 2))
+        return self.spectrum.restore(x.float())
+
+    def forward(
+        self, x_BCFT: Tensor, channel_mask: Tensor, time_mask: Tensor, rng: torch.Generator
+    ) -> Reconstruction:
+        """Encode, quantise, decode; in training the quantiser learns and gradients pass it."""
+        latent, visible = self.encode(x_BCFT, channel_mask, time_mask)
+        quantised = self.quantiser(latent, visible, rng)
+        power = self.decode(quantised.codes, self.hidden(channel_mask, time_mask))
+        return Reconstruction(power, quantised, visible)
+
+    @torch.no_grad()
+    def tokenize(
+        self, x_BCFT: Tensor, channel_mask: Tensor, time_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Token ids `[B, R, Fp, Tp, Q]` int64 of scaled spectrograms, and `hidden [B, R, Tp]`."""
+        latent, _ = self.encode(x_BCFT, channel_mask, time_mask)
+        return self.quantiser.encode(latent), self.hidden(channel_mask, time_mask)
+
+    @torch.no_grad()
+    def reconstruct(self, ids_BRFTQ: Tensor, hidden_BRT: Tensor) -> Tensor:
+        """Token ids `[B, R, Fp, Tp, Q]` -> decibels `[B, 19, F, T]`; hidden channels are guessed
+        from the others."""
+        return self.decode(self.quantiser.decode(ids_BRFTQ), hidden_BRT) * CLAMP_DB
+
+    def _enter(self, x_BCFT: Tensor, channel_mask: Tensor) -> Tensor:
+        """First patches, of each region's channels alone: `[B, 19, F, T]` -> `[B R, D, f, t]`."""
+        first = self.down[0]
+        assert isinstance(first, nn.Conv2d)
+        in_region = self.membership.repeat_interleave(self.config.widths[0], 0)
+        weight = first.weight * in_region[:, :, None, None]
+        x = F.conv2d(x_BCFT, weight, first.bias, first.stride)
+        missing = channel_mask.to(x.dtype) @ (self.missing * in_region.T)
+        x = (x + missing[:, :, None, None]).unflatten(1, (len(self.membership), -1))  # type: ignore[no-untyped-call]
+        return x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+
+    def _split_regions(self, x: Tensor) -> Tensor:
+        return x.unflatten(0, (-1, len(self.membership)))  # type: ignore[no-untyped-call]
+
+    def _visible(self, x: Tensor, time_mask: Tensor) -> Tensor:
+        """Visible positions at the time resolution of `x`, broadcast to it: `[B R, 1, 1, t]`."""
+        hidden = hidden_frames(time_mask, x.shape[-1])
+        return ~hidden.repeat_interleave(len(self.membership), 0)[:, None, None, :]
+
+
 _Patches = type[nn.Conv2d] | type[nn.ConvTranspose2d]
 
 
@@ -141,98 +300,6 @@ def _patches(layer: _Patches, n_in: int, n_out: int, stride: tuple[int, int]) ->
     n_inputs = n_in if layer is nn.ConvTranspose2d else n_in * math.prod(stride)
     nn.init.normal_(patches.weight, std=n_inputs**-0.5)
     return patches
-
-
-class Vqgan(nn.Module):
-    """Encoder, codebook and decoder. The adversarial part of its training is not in yet."""
-
-    def __init__(self, config: TokenizerConfig) -> None:
-        super().__init__()
-        self.config = config
-        n_chans, widths = len(CHANNELS), config.widths
-        # Hidden channels are zeros; a bias a channel tells them from real zeros.
-        self.missing = nn.Parameter(torch.zeros(n_chans, widths[0]))
-        inner = (n_chans, *widths)
-        self.spectrum = SpectrumNorm(config.n_freqs, decay=config.codebook_decay)
-        self.down = nn.ModuleList(
-            _patches(nn.Conv2d, inner[i], inner[i + 1], s) for i, s in enumerate(config.strides)
-        )
-        self.encode_blocks = _blocks(widths, config.n_blocks)
-        self.to_code = nn.Conv2d(widths[-1], config.code_dim, 1, bias=False)
-        self.latent_norm = LatentNorm(config.code_dim, decay=config.codebook_decay)
-        self.codebook = Codebook(config.n_codes, config.code_dim, decay=config.codebook_decay)
-        self.from_code = nn.Conv2d(config.code_dim, widths[-1], 1)
-        self.decode_blocks = _blocks(widths, config.n_blocks)
-        self.up = nn.ModuleList(
-            _patches(nn.ConvTranspose2d, inner[i + 1], inner[i], s)
-            for i, s in enumerate(config.strides)
-        )
-        # Norms run over the width: channels last spares a copy each (twice as fast on a CPU).
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def latent(self, x_BCFT: Tensor, channel_mask: Tensor, time_mask: Tensor) -> Tensor:
-        """Unit vectors before quantisation: `[B, 19, F, T]` in [-1, 1] -> `[B, Fp, Tp, code_dim]`.
-
-        channel_mask `[B, 19]` and time_mask `[B, T]` are True where hidden.
-        """
-        shown = ~(channel_mask[:, :, None, None] | time_mask[:, None, None, :])
-        if self.training:
-            self.spectrum.update(x_BCFT, shown)
-        x = (x_BCFT - self.spectrum.mean) / self.spectrum.deviation * shown
-        x = x.contiguous(memory_format=torch.channels_last)
-        for level, (down, blocks) in enumerate(zip(self.down, self.encode_blocks, strict=True)):
-            x = down(x)
-            if level == 0:
-                x = x + (channel_mask.to(x.dtype) @ self.missing)[:, :, None, None]
-            visible = self._visible(time_mask, x)
-            x = x * visible
-            for block in blocks:  # type: ignore[attr-defined]
-                x = block(x, visible)
-        z = self.to_code(x).float().movedim(1, -1)
-        return F.normalize(self.latent_norm(z, self._seen(z, time_mask)), dim=-1)
-
-    def _seen(self, z_BFTD: Tensor, time_mask: Tensor) -> Tensor:
-        """Visible tokens, `[B, Fp, Tp]`."""
-        hidden = hidden_tokens(time_mask, self.config.frames_per_token)
-        return ~hidden[:, None, :].expand(z_BFTD.shape[:-1])
-
-    def decode(self, codes_BDFT: Tensor, time_mask: Tensor) -> Tensor:
-        """Codes `[B, code_dim, Fp, Tp]` -> spectrogram `[B, 19, F, T]` in [-1, 1] units."""
-        x = self.from_code(codes_BDFT)
-        for up, blocks in zip(reversed(self.up), reversed(self.decode_blocks), strict=True):
-            shown = self._visible(time_mask, x)
-            x = x * shown
-            for block in blocks:  # type: ignore[attr-defined]
-                x = block(x, shown)
-            x = up(x)
-        return x.float() * self.spectrum.deviation + self.spectrum.mean
-
-    def forward(
-        self, x_BCFT: Tensor, channel_mask: Tensor, time_mask: Tensor, rng: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruct; returns (spectrogram `[B, 19, F, T]`, ids `[B, Fp, Tp]`, commitment)."""
-        z = self.latent(x_BCFT, channel_mask, time_mask)
-        seen = self._seen(z, time_mask)
-        codes, ids = self.codebook(z, seen, rng)
-        commitment = (codes.detach() - z)[seen].square().sum() / max(1, z[seen].numel())
-        straight = z + (codes - z).detach()
-        return self.decode(straight.movedim(-1, 1), time_mask), ids, commitment
-
-    @torch.no_grad()
-    def tokenize(self, x_BCFT: Tensor, channel_mask: Tensor, time_mask: Tensor) -> Tensor:
-        """Token ids `[B, Fp, Tp]` int64 of scaled spectrograms `[B, 19, F, T]`."""
-        return self.codebook.nearest(self.latent(x_BCFT, channel_mask, time_mask))
-
-    @torch.no_grad()
-    def reconstruct(self, ids_BFT: Tensor, time_mask: Tensor) -> Tensor:
-        """Token ids `[B, Fp, Tp]` -> decibels `[B, 19, F, T]`."""
-        codes = self.codebook.codes[ids_BFT].movedim(-1, 1)
-        return self.decode(codes, time_mask) * CLAMP_DB
-
-    def _visible(self, time_mask: Tensor, x: Tensor) -> Tensor:
-        """Visible positions at the time resolution of `x`, broadcast to it: `[B, 1, 1, t]`."""
-        hidden = hidden_tokens(time_mask, time_mask.shape[1] // x.shape[-1])
-        return ~hidden[:, None, None, :]
 
 
 def _blocks(widths: tuple[int, ...], n_blocks: int) -> nn.ModuleList:

@@ -1,8 +1,9 @@
-"""A run's state as one safetensors file: weights, optimiser moments, averages and counters."""
+"""Weights and optimiser moments as safetensors files, and completing a trained artefact."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,25 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from openclef.artefact import atomic
+from openclef.artefact import Artefact, atomic
 from openclef.errors import ArtefactError
+from openclef.training import distributed
+
+# In a run's folder until it is complete.
+FOLDER = "checkpoints"
+
+
+def publish(artefact: Artefact, files: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Complete a trained artefact: weights by file name, then the manifest, no more checkpoints.
+
+    The first process writes; none returns before it has.
+    """
+    if distributed.rank() == 0:
+        for name, tensors in files.items():
+            save_tensors(artefact.folder / name, tensors)
+        artefact.finish(files)
+        shutil.rmtree(artefact.folder / FOLDER, ignore_errors=True)
+    distributed.wait()
 
 
 def save_tensors(

@@ -1,4 +1,4 @@
-"""Learning-rate schedule, weight decay groups and the moving average of the weights."""
+"""Learning-rate schedule, weight decay, clipping and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from openclef.types import Objective
+from openclef.types import GroupedObjective, Objective
 
 
 class OptimConfig(BaseModel):
@@ -17,7 +17,8 @@ class OptimConfig(BaseModel):
 
     ema_decay is the ceiling of a decay that warms up: min(ema_decay, (1 + t) / (10 + t), and a
     half-life of at most a tenth of the steps), because the paper's .9999 would return the initial
-    weights of a short run (paper.md, Clinical alignment).
+    weights of a short run (paper.md, Clinical alignment). clip_norm holds for each of the
+    objective's groups of parameters on its own; the rate is one for all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +68,21 @@ class WeightAverage:
                 self.state[name].copy_(value)
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
-    """Scale gradients to at most `max_norm`; returns the norm before."""
-    return float(nn.utils.clip_grad_norm_(parameters, max_norm))
+def clipping_groups(objective: Objective) -> list[list[nn.Parameter]]:
+    """Parameters whose gradients are clipped together: the objective's groups, or all as one.
+
+    Raises ValueError if a parameter that is trained is in no group or in several.
+    """
+    if not isinstance(objective, GroupedObjective):
+        return [list(objective.parameters())]
+    groups = objective.parameter_groups()
+    given = [id(parameter) for group in groups for parameter in group]
+    trained = {id(parameter) for parameter in objective.parameters() if parameter.requires_grad}
+    if len(set(given)) < len(given) or not trained <= set(given):
+        raise ValueError("parameter_groups must hold every trained parameter exactly once")
+    return groups
+
+
+def clip_gradients(groups: Iterable[Iterable[nn.Parameter]], max_norm: float) -> list[float]:
+    """Scale the gradients of each group to at most `max_norm`; returns the norms before."""
+    return [float(nn.utils.clip_grad_norm_(group, max_norm)) for group in groups]

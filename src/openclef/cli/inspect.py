@@ -1,0 +1,42 @@
+"""`openclef inspect tokenizer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Look into an artefact.", no_args_is_help=True)
+
+
+@app.callback()
+def main() -> None:
+    """Look into an artefact."""
+
+
+@app.command(
+    epilog="Example: openclef inspect tokenizer runs/a/tokenizer runs/a/cohort tokenizer.html"
+)
+def tokenizer(
+    folder: Annotated[Path, typer.Argument(metavar="TOKENIZER", help="Tokenizer folder.")],
+    cohort: Annotated[Path, typer.Argument(help="Cohort folder.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT.html", help="Page to write; numbers go to OUT.parquet.")
+    ],
+    split: Annotated[
+        str, typer.Option(help="Of the sessions: train, probe, tuning or held_out.")
+    ] = "held_out",
+    windows: Annotated[int, typer.Option(min=1, help="Windows to look at, at random.")] = 200,
+    examples: Annotated[int, typer.Option(min=0, help="Windows to show.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of windows.")] = 0,
+) -> None:
+    """Show what a tokenizer keeps: reconstructions, errors, codes and failures on one page."""
+    from openclef.cohort.store import Cohort
+    from openclef.recipes.inspect_tokenizer import inspect_tokenizer
+
+    numbers = inspect_tokenizer(
+        folder, Cohort(cohort), out, split=split, n_windows=windows, n_examples=examples, seed=seed
+    )
+    typer.echo(f"page:    {out}")
+    typer.echo(f"numbers: {numbers}")

@@ -1,0 +1,282 @@
+"""What `inspect tokenizer` adds up, window by window: errors, and what each code stands for.
+
+Axis letters: Q codes of a token, K entries of a codebook, R region, C channel, F frequency, T
+frame; a prime (Fp, Tp) is the token grid, N the frequencies of a patch: F = Fp * N.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from openclef.benchmark.rivals.handcrafted import BANDS_HZ
+from openclef.cohort.store import FREQ_STEP_HZ, Cohort
+from openclef.tokenizer.evaluate import (
+    BATCH_SIZE,
+    Decoded,
+    Fidelity,
+    Floats,
+    decode_windows,
+    measure,
+)
+from openclef.tokenizer.vqgan import CLAMP_DB, REGIONS, TokenizerConfig, Vqgan
+from openclef.types import CHANNELS, BoolArray, FloatArray
+
+N_TIMES = 20  # stretches of the longest session in which codes are counted
+_FEWEST = 0.1  # of a code's tokens must have seen a channel for it to be shown
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Code:
+    """One code, from its visible tokens.
+
+    q: which code of the token; index: which entry of the codebook; n: tokens that have it; share:
+    of all tokens. pattern_db `[C, N]`: the spectrogram in its patches less the mean of all patches
+    of the same row and region; NaN for channels that under a tenth of its tokens are made of.
+    deviation `[C]`: root mean square of that over the frequencies, in standard deviations of those
+    patches. by_row `[Fp]`, by_region `[R]`: shares of its tokens. by_time: share of the tokens of
+    each stretch that it has, NaN where there is no token.
+    """
+
+    q: int
+    index: int
+    n: int
+    share: float
+    pattern_db: Floats
+    deviation: Floats
+    by_row: Floats
+    by_region: Floats
+    by_time: Floats
+
+
+class CodePatches:
+    """Sums over the patches of each code, in memory that does not depend on their number."""
+
+    def __init__(self, config: TokenizerConfig, *, longest_s: float) -> None:
+        self.config = config
+        self.time_edges_s = np.linspace(0, longest_s, N_TIMES + 1)
+        n_regions, n_rows, _ = config.grid
+        n_chans, self._n_bins = len(CHANNELS), config.n_freqs // n_rows
+        regions = REGIONS[config.regions]
+        self._members = np.array([[name in region for name in CHANNELS] for region in regions])
+        n_codes = config.quantiser.n_quantisers * config.quantiser.n_codes
+        n_places = n_regions * n_rows
+        self._sum_db = torch.zeros(n_codes, n_chans * self._n_bins, dtype=torch.float64)
+        self._n_seen = torch.zeros(n_codes * n_places, n_chans, dtype=torch.int32)
+        self._n = np.zeros((n_codes, n_places), np.int64)
+        self._n_by_time = np.zeros((n_codes, N_TIMES), np.int64)
+        # Of all patches of a row and region, whatever their code.
+        self._place_sum = np.zeros((n_places, n_chans, self._n_bins))
+        self._place_square = np.zeros_like(self._place_sum)
+        self._place_n = np.zeros((n_places, n_chans), np.int64)
+
+    def add(self, window: Decoded, *, start_s: float) -> None:
+        """Take in a window that starts `start_s` into its session."""
+        (_, n_rows, n_columns), quantiser = self.config.grid, self.config.quantiser
+        visible_T = ~window.original.time_mask
+        patches = _patches(window, n_rows, n_columns)
+        times_s = start_s + window.original.times_s.reshape(n_columns, -1).mean(1)
+        stretches = np.searchsorted(self.time_edges_s, times_s, side="right") - 1
+        stretches = np.clip(stretches, 0, N_TIMES - 1)
+        has_frames = visible_T.reshape(n_columns, -1).any(1)
+        for region, member in enumerate(self._members):
+            columns = np.flatnonzero(~window.hidden[region] & has_frames)
+            if not len(columns):
+                continue
+            seen = member & ~window.original.channel_mask
+            shown = patches[:, columns] * seen[:, None]
+            places = region * n_rows + np.arange(n_rows)
+            self._place_sum[places] += shown.sum(1)
+            self._place_square[places] += np.square(shown).sum(1)
+            self._place_n[places] += len(columns) * seen
+            values = torch.from_numpy(shown.reshape(n_rows * len(columns), -1))
+            ones = torch.from_numpy(seen.astype(np.int32)).expand(len(values), -1)
+            for q in range(quantiser.n_quantisers):
+                codes = q * quantiser.n_codes + window.ids[region, :, columns, q].T
+                self._sum_db.index_add_(0, torch.from_numpy(codes.ravel()), values)
+                cells = (codes * self._n.shape[1] + places[:, None]).ravel()
+                self._n_seen.index_add_(0, torch.from_numpy(cells), ones)
+                np.add.at(self._n.reshape(-1), cells, 1)
+                times = codes * N_TIMES + stretches[columns]
+                np.add.at(self._n_by_time.reshape(-1), times.ravel(), 1)
+
+    def most_used(self, n: int) -> list[Code]:
+        """About `n` codes, as many of each code of a token, the most used first."""
+        n_quantisers, n_codes = self.config.quantiser.n_quantisers, self.config.quantiser.n_codes
+        found = []
+        for q in range(min(n_quantisers, n)):
+            counts = self._n.reshape(n_quantisers, n_codes, -1)[q].sum(1)
+            ranked = np.argsort(-counts, kind="stable")[: n // min(n_quantisers, n)]
+            found += [self.code(q, int(index)) for index in ranked if counts[index]]
+        return found
+
+    def code(self, q: int, index: int) -> Code:
+        """What is known of entry `index` of the codebook of code `q` of a token."""
+        n_regions, n_rows, _ = self.config.grid
+        n_codes = self.config.quantiser.n_codes
+        k = q * n_codes + index
+        of_token = slice(q * n_codes, (q + 1) * n_codes)
+        n, n_by_time = self._n[k], self._n_by_time[k]
+        n_all, n_all_by_time = self._n[of_token].sum(), self._n_by_time[of_token].sum(0)
+        n_seen = self._n_seen.view(-1, *self._place_n.shape)[k].numpy()
+        n_places = np.maximum(self._place_n, 1)[..., None]
+        mean = self._place_sum / n_places
+        variance = np.maximum(self._place_square / n_places - mean**2, 0)
+        n_C = n_seen.sum(0).astype(float)
+        n_C[n_C < _FEWEST * max(1, n.sum())] = np.nan
+        total = self._sum_db[k].numpy().reshape(mean.shape[1:])
+        pattern = (total - np.einsum("pc,pcn->cn", n_seen, mean)) / n_C[:, None]
+        spread = np.sqrt(np.einsum("pc,pcn->cn", n_seen, variance) / n_C[:, None])
+        score = pattern / np.maximum(spread, 1e-6)
+        by_time = n_by_time / np.where(n_all_by_time > 0, n_all_by_time, np.nan)
+        by_place = n.reshape(n_regions, n_rows) / max(1, n.sum())
+        return Code(
+            q=q, index=index, n=int(n.sum()), share=float(n.sum() / max(1, n_all)),
+            pattern_db=pattern,
+            deviation=np.sqrt(np.square(score).mean(1)),
+            by_row=by_place.sum(0), by_region=by_place.sum(1), by_time=by_time,
+        )  # fmt: skip
+
+
+def _patches(window: Decoded, n_rows: int, n_columns: int) -> Floats:
+    """Mean of each patch over its visible frames, `[Fp, Tp, C, N]`, as the tokenizer clamps."""
+    visible_T = ~window.original.time_mask
+    power = np.clip(window.original.power_db, -CLAMP_DB, CLAMP_DB) * visible_T
+    n_chans, n_freqs, _ = power.shape
+    columns = power.reshape(n_chans, n_freqs, n_columns, -1).sum(-1, dtype=np.float64)
+    columns /= np.maximum(visible_T.reshape(n_columns, -1).sum(1), 1)
+    patches: Floats = columns.reshape(n_chans, n_rows, -1, n_columns).transpose(1, 3, 0, 2)
+    return np.ascontiguousarray(patches)
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """What was found in the windows looked at.
+
+    windows: one row each, in order of the cohort: `row, session_id, window, start_s, mae_db,
+    level_db` (mean of the visible cells less that of the train patients), `visible_min,
+    gap_share` (hidden frames before the last visible one), `missing` (channels), `clipped` (share
+    of visible cells beyond the clamp), `worst` (channel and band of the largest error).
+    mean_correlation, residual_correlation: of decoded and original, about what the tokenizer knows
+    without a token, split as in `Fidelity`. n_not_finite: windows left out, with NaN or infinity.
+    """
+
+    fidelity: Fidelity
+    codes: CodePatches
+    windows: pl.DataFrame
+    mean_correlation: float
+    residual_correlation: float
+    n_not_finite: int
+
+
+def look(tokenizer: Vqgan, cohort: Cohort, rows: Ints) -> Looked:
+    """Tokenize and decode windows of a cohort, one batch in memory at a time.
+
+    Raises ValueError if none of them has finite values.
+    """
+    index = cohort.windows.filter(pl.col("row").is_in(rows)).select(
+        "row", "session_id", "window", "start_s", n_frames=pl.col("time_mask").list.len()
+    )
+    starts = dict(index.select("row", "start_s").iter_rows())
+    longest_s = float((index["start_s"] + index["n_frames"]).max())  # type: ignore[arg-type]
+    codes = CodePatches(tokenizer.config, longest_s=longest_s)
+    expected_db = (tokenizer.spectrum.mean.cpu() * CLAMP_DB).numpy()
+    fidelity: Fidelity | None = None
+    products = np.zeros((2, 3))
+    found = []
+    for window in _finite(_ahead(decode_windows(tokenizer, cohort, rows))):
+        one = measure(tokenizer, iter([window]))
+        fidelity = one if fidelity is None else _sum(fidelity, one)
+        codes.add(window, start_s=starts[window.row])
+        parts, level_db = _products(window, expected_db)
+        products += parts
+        found.append({"row": window.row, "level_db": level_db, **_describe(window, one)})
+    if fidelity is None:
+        raise ValueError("no window with finite values")
+    correlation = products[:, 0] / np.sqrt(np.maximum(products[:, 1] * products[:, 2], 1e-12))
+    return Looked(
+        fidelity=fidelity,
+        codes=codes,
+        windows=pl.DataFrame(found).join(index.drop("n_frames"), on="row", maintain_order="left"),
+        mean_correlation=float(correlation[0]),
+        residual_correlation=float(correlation[1]),
+        n_not_finite=len(rows) - len(found),
+    )
+
+
+def _ahead(windows: Iterator[Decoded]) -> Iterator[Decoded]:
+    """The same, the next batch decoded in a background thread while this one is counted."""
+    with ThreadPoolExecutor(1) as decoder:
+        waiting = deque(decoder.submit(next, windows, None) for _ in range(BATCH_SIZE))
+        while (window := waiting.popleft().result()) is not None:
+            waiting.append(decoder.submit(next, windows, None))
+            yield window
+
+
+def _finite(windows: Iterator[Decoded]) -> Iterator[Decoded]:
+    """Windows whose visible values are finite; what is hidden becomes zero."""
+    for window in windows:
+        original = window.original
+        if np.isfinite(original.power_db).all():
+            yield window
+            continue
+        shown = ~(original.channel_mask[:, None, None] | original.time_mask)
+        power_db = np.where(shown, original.power_db, np.float32(0))
+        if np.isfinite(power_db).all():
+            yield replace(window, original=replace(original, power_db=power_db))
+
+
+def _sum(a: Fidelity, b: Fidelity) -> Fidelity:
+    """All that a Fidelity holds are sums."""
+    return Fidelity(**{f.name: getattr(a, f.name) + getattr(b, f.name) for f in fields(Fidelity)})
+
+
+def _products(window: Decoded, expected_db: FloatArray) -> tuple[Floats, float]:
+    """Of x, the original, and y, the decoded, both less what is expected: sums of xy, xx, yy of the
+    channels' mean and of the residuals from it, `[2, 3]`; and the mean of x."""
+    shown, frames = ~window.original.channel_mask, ~window.original.time_mask
+    x = (
+        np.clip(window.original.power_db[shown], -CLAMP_DB, CLAMP_DB) - expected_db[shown]
+    ) * frames
+    y = (window.power_db[shown] - expected_db[shown]) * frames
+    pairs = ((x, y), (x, x), (y, y))
+    # A sum a channel: over all of them single precision would lose too much.
+    total = np.array([sum(float(np.vdot(*c)) for c in zip(a, b, strict=True)) for a, b in pairs])
+    mean_x, mean_y = x.mean(0, dtype=np.float64), y.mean(0, dtype=np.float64)
+    pairs = ((mean_x, mean_y), (mean_x, mean_x), (mean_y, mean_y))
+    of_mean = len(x) * np.array([float(np.vdot(a, b)) for a, b in pairs])
+    level_db = float(mean_x.sum() / (mean_x.shape[0] * frames.sum()))
+    return np.stack([of_mean, total - of_mean]), level_db
+
+
+def _describe(window: Decoded, one: Fidelity) -> dict[str, object]:
+    """What may be special about a window."""
+    original = window.original
+    last = int(np.flatnonzero(~original.time_mask).max()) + 1
+    shown: BoolArray = ~(original.channel_mask[:, None, None] | original.time_mask)
+    n_clipped = int((np.abs(original.power_db) > CLAMP_DB).sum(where=shown))
+    bands = by_band(one.absolute_db) / np.maximum(by_band(one.n), 1)
+    channel, band = np.unravel_index(int(bands.argmax()), bands.shape)
+    return {
+        "mae_db": float(one.absolute_db.sum() / one.n.sum()),
+        "visible_min": float((~original.time_mask).sum() / 60),
+        "gap_share": float(original.time_mask[:last].mean()),
+        "missing": [n for n, m in zip(CHANNELS, original.channel_mask, strict=True) if m],
+        "clipped": n_clipped / float(one.n.sum()),
+        "worst": f"{CHANNELS[channel]} {list(BANDS_HZ)[band]}",
+    }
+
+
+def by_band(values: Floats) -> Floats:
+    """Sums of `[.., F]` over the frequencies of each of `BANDS_HZ`, `[.., bands]`."""
+    freqs_hz = np.arange(values.shape[-1]) * FREQ_STEP_HZ
+    bands = [(freqs_hz >= low) & (freqs_hz < high) for low, high in BANDS_HZ.values()]
+    return np.stack([values[..., band].sum(-1) for band in bands], axis=-1)

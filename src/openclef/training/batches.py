@@ -1,0 +1,61 @@
+"""Which items make up each step, the seeds of all that is random, and loading ahead.
+
+Everything here is a function of (seed, step), so a checkpoint needs no sampler state.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Loaded = TypeVar("Loaded")
+
+# Streams of randomness of one run.
+ORDER, ITEMS, DROPOUT, LOSSES, VALIDATION = range(5)
+
+
+def torch_seed(seed: int, *place: int) -> int:
+    """A 63-bit seed for one place (stream, step, ..) of a run, independent of all others."""
+    return int(np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def item_rngs(seed: int, step: int, positions: range) -> list[np.random.Generator]:
+    """A generator for each position in a step's global batch, whichever process loads it."""
+    return [np.random.default_rng([seed, ITEMS, step, position]) for position in positions]
+
+
+def epoch_order(
+    n_items: int, *, n_steps: int, batch_size: int, seed: int
+) -> Iterator[NDArray[np.int64]]:
+    """Each step's indices, `[batch_size]`: shuffled epochs, an incomplete batch left out."""
+    size = min(batch_size, n_items)
+    epoch, position = -1, n_items
+    for _ in range(n_steps):
+        if position + size > n_items:
+            epoch, position = epoch + 1, 0
+            order = np.random.default_rng([seed, ORDER, epoch]).permutation(n_items)
+        yield order[position : position + size]
+        position += size
+
+
+def load_ahead(
+    loads: Iterable[Callable[[], Loaded]], *, n_ahead: int = 3
+) -> Generator[Loaded, None, None]:
+    """Results of `loads` in order, from a background thread that is at most `n_ahead` further."""
+    waiting: deque[Future[Loaded]] = deque()
+    with ThreadPoolExecutor(1) as loader:
+        try:
+            for load in loads:
+                waiting.append(loader.submit(load))
+                if len(waiting) > n_ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,51 @@
+"""Two processes under torchrun train the tokenizer that one trains."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import two_tokenizers
+
+from openclef.training import checkpoint
+
+SCRIPT = Path(two_tokenizers.__file__)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """(weights of one process, its losses, weights of each of two, their losses)."""
+    out = tmp_path_factory.mktemp("tokenizers")
+    weights, stage = two_tokenizers.train(out / "one")
+    command = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT), str(out)]
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=180, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    two = [checkpoint.load_tensors(out / f"rank{rank}.safetensors")[0] for rank in (0, 1)]
+    other = two_tokenizers.artefact.Artefact(out / "two", "tokenizer", {}, {})
+    rows = [[r for r in s.metrics() if r["split"] == "train"] for s in (stage, other)]
+    return weights, rows[0], two, rows[1]
+
+
+def test_losses_of_20_steps_agree(runs):
+    _, ours, _, theirs = runs
+    assert len(ours) == len(theirs) == 20
+    assert "hinge" in ours[-1]
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys()
+        # Norms of gradients are no losses, and the adaptive weight is a ratio of two of them.
+        for name in a.keys() - {"seconds", "split", "adaptive_weight"}:
+            if not name.startswith("grad_norm"):
+                assert b[name] == pytest.approx(a[name], abs=1e-4), (a["step"], name)
+
+
+def test_codebooks_and_everything_else_are_the_same_on_both(runs):
+    first, second = runs[2]
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
