@@ -18,9 +18,8 @@ from __future__ import annotations
 
 import os
 
-os.environ.update(
-    dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-)
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[name] = "1"
 
 import argparse
 import json
@@ -244,8 +243,7 @@ def real_healthy(data: Path) -> Iterator[Eeg]:
 
 
 def real_icu(data: Path) -> Iterator[Eeg]:
-    for path in sorted((data / "iiic_sparcnet" / "edf").glob("*.edf")):
-        yield clip(read_uv(path))
+    return map(clip, map(read_uv, sorted((data / "iiic_sparcnet" / "edf").glob("*.edf"))))
 
 
 def clip(raw_CS: Array) -> Eeg:
@@ -276,9 +274,9 @@ def quiet_epochs(truth: Truth) -> Array:
             is_used[int(onset_s) : int(np.ceil(stop_s))] = False
     starts: list[int] = []
     for second in range(len(is_used) - EPOCH_S + 1):
-        is_free = not starts or second >= starts[-1] + EPOCH_S
-        if is_free and is_used[second : second + EPOCH_S].all():
+        if is_used[second : second + EPOCH_S].all():
             starts.append(second)
+            is_used[second : second + EPOCH_S] = False  # no two epochs overlap
     return np.array(starts[: HEALTHY_S // EPOCH_S])
 
 

@@ -35,14 +35,22 @@ def test_options_reach_the_data_set(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_shard_says_that_others_are_awaited(tmp_path: Path) -> None:
-    done = openclef(
-        "simulate", tmp_path / "out", "--patients", 2, "--minutes", 0.2, "--shard", "2/2",
-        "--workers", 1,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "shard 2/2 is made" in done.stdout
-    assert not (tmp_path / "out" / "manifest.json").exists()
+def test_a_shard_says_which_others_are_awaited(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    told = []
+    for shard in ("1/3", "3/3", "2/3"):
+        assert not (out / "manifest.json").exists()
+        done = openclef(
+            "simulate", out, "--patients", 3, "--minutes", 0.2, "--shard", shard, "--workers", 1,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        told.append(done.stdout)
+    assert told == [
+        f"{out}: shard 1/3 is made; the tables wait for shards 2/3, 3/3\n",
+        f"{out}: shard 3/3 is made; the tables wait for shards 2/3\n",
+        f"simulated hospital: {out}\n",
+    ]
+    assert (out / "manifest.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def test_matching_removes_the_confounding_by_age(written: Written) -> None:
 
     crude, t_crude = difference(exposed, ~exposed)
     fair, t_fair = difference(*written.matched(exposed))
-    assert t_crude > 2.5
+    assert t_crude > 2
     assert abs(fair) < 0.75 * crude
     assert abs(t_fair) < 2
 

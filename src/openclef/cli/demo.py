@@ -14,7 +14,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the demo; run again to resume.")] = Path(
         "runs/demo"
     ),
-    patients: Annotated[int, typer.Option(min=4, help="Simulated patients.")] = 280,
+    patients: Annotated[int, typer.Option(min=4, help="Simulated patients.")] = 220,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated hospital.")] = 0,
     recipe_name: options.RecipeName = "demo",
     workers: options.Workers = 2,

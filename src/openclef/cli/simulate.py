@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from openclef.cli import options
 from openclef.errors import OpenclefError, choose
 
 if TYPE_CHECKING:
@@ -64,10 +65,11 @@ def simulate(
     # What can be told without heavy imports is told at once.
     choose(layout, ("bids", "heedb"), "layout")
     shortest_s, longest_s = _parse_minutes(minutes)
-    part = _parse_shard(shard)
+    part = options.parse_shard(shard)
     rate = _parse_sfreq(sfreq)
     from openclef.artefact import refuse_foreign
     from openclef.simulate import simulate as make
+    from openclef.simulate.writer import missing_shards
 
     refuse_foreign(out)
 
@@ -81,8 +83,10 @@ def simulate(
     made = make(out, config=config, n_workers=workers, shard=part, recordings=not no_recordings)
     if made.is_complete:
         typer.echo(f"simulated hospital: {out}")
-    else:
-        typer.echo(f"{out}: shard {shard} is made; the last shard to end makes the tables")
+    elif part is not None:
+        n = part[1]
+        missing = ", ".join(f"{i}/{n}" for i in missing_shards(out, config, n=n))
+        typer.echo(f"{out}: shard {shard} is made; the tables wait for shards {missing}")
 
 
 def _config(**values: Any) -> SimulationConfig:
@@ -149,12 +153,3 @@ def _parse_sfreq(text: str) -> float | str:
     if not (100 <= rate <= 1024 and rate % 1 == 0):
         raise OpenclefError(f"--sfreq {text}: give a whole number from 100 to 1024, or native")
     return rate
-
-
-def _parse_shard(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    i, _, n = text.partition("/")
-    if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
-        raise OpenclefError(f"--shard {text}: give i/n, from 1/n to n/n, such as 1/4")
-    return int(i), int(n)

@@ -15,6 +15,7 @@ import polars as pl
 
 from openclef.artefact import atomic, write_json
 from openclef.simulate.config import SimulationConfig
+from openclef.simulate.eeg.amplifier import bridges
 from openclef.simulate.eeg.events import events_table
 from openclef.simulate.eeg.session import Truth
 from openclef.simulate.findings import PATTERNS
@@ -50,6 +51,7 @@ _SESSIONS = {
     "atc_codes": pl.List(pl.String),
     "bad_channels": pl.List(pl.String),
     "bad_kinds": pl.List(pl.String),
+    "bridged_to": pl.List(pl.String),
     **dict.fromkeys(TRAITS, pl.Float64),
     **{
         f"{name}_{what}": kind
@@ -83,8 +85,9 @@ BIDS form.
 - `patients.parquet`: one row a patient; `diseases` that the patient has or will have, with the day
   of onset; `domains`, liabilities to groups of diseases, which no record tells; `side` and
   `region` where the patient's abnormal lateral findings lie, and the lesion if there is one.
-- `sessions.parquet`: one row a session; drugs taken (class and ATC code), bad channels and what is
-  wrong with each, the author of the report, the value of every trait
+- `sessions.parquet`: one row a session; drugs taken (class and ATC code), bad channels, what is
+  wrong with each and, if it is bridged, the neighbour it shares its potential with (which is
+  recorded as badly), the author of the report, the value of every trait
   (`openclef.simulate.traits`), and of every finding (`openclef.simulate.findings`) its strength
   and rate (factors about 1; null: absent), side and region.
 - `effects.parquet`: one row a session, cause and target: a `trait` is shifted by `value` standard
@@ -141,6 +144,7 @@ def _days(day: date) -> int:
 
 
 def _session(patient: Patient, session: Session, author: str | None) -> dict[str, Any]:
+    bridged_to = bridges(session)
     row: dict[str, Any] = {
         "participant_id": patient.name,
         "session_id": session.name,
@@ -154,6 +158,7 @@ def _session(patient: Patient, session: Session, author: str | None) -> dict[str
         "atc_codes": [code for code, _ in session.drugs.values()],
         "bad_channels": list(session.bad_channels),
         "bad_kinds": list(session.bad_channels.values()),
+        "bridged_to": [bridged_to.get(name) for name in session.bad_channels],
         **session.levels,
     }
     for name, pattern in PATTERNS.items():

@@ -138,6 +138,12 @@ def simulate(
     return simulation
 
 
+def missing_shards(out: Path, config: SimulationConfig, *, n: int) -> list[int]:
+    """Shards of `n` (from 1) of which patients are still to be made in `out`."""
+    todo = [i for i in range(config.n_patients) if not parts.part_path(out, i).exists()]
+    return sorted({index % n + 1 for index in todo})
+
+
 def _slice(shard: tuple[int, int] | None) -> slice:
     if shard is None:
         return slice(None)

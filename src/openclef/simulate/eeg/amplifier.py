@@ -109,11 +109,18 @@ def lowpass_hz(site: Site, *, sfreq_hz: float) -> float:
     return site.lowpass_hz if _is_filtered(site.lowpass_hz, sfreq_hz) else sfreq_hz / 2
 
 
+def bridges(session: Session) -> dict[str, str]:
+    """Bridged electrodes, each with the neighbour whose potential it shares."""
+    return {
+        name: ELECTRODES[_neighbour(ELECTRODES.index(name))]
+        for name, kind in session.bad_channels.items()
+        if kind == "bridged"
+    }
+
+
 def bad_names(session: Session) -> frozenset[str]:
     """Electrodes whose channels are bad: also those that a bridge leads to."""
-    bridged = [name for name, kind in session.bad_channels.items() if kind == "bridged"]
-    partners = {ELECTRODES[_neighbour(ELECTRODES.index(name))] for name in bridged}
-    return frozenset(session.bad_channels) | partners
+    return frozenset(session.bad_channels) | frozenset(bridges(session).values())
 
 
 def _is_filtered(lowpass_hz: float, sfreq_hz: float) -> bool:
