@@ -189,6 +189,14 @@ class Objective(Protocol):
 
 
 @runtime_checkable
+class PhasedObjective(Objective, Protocol):
+    """An objective whose losses of one phase of training are not comparable with another's."""
+
+    @property
+    def phase(self) -> int: ...
+
+
+@runtime_checkable
 class GroupedObjective(Objective, Protocol):
     """An objective with parts whose gradients are clipped apart, such as an adversary."""
 

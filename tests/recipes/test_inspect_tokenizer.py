@@ -237,7 +237,7 @@ def test_codes_of_a_token_are_counted_apart():
     drawn = inspect_codes.code_use(found.fidelity)
     shares = drawn.numbers.filter(pl.col("value") > 0).select("code_of_token", "rank", "value")
     assert shares.rows() == [(1, 1, 0.25), (1, 2, 0.25), (1, 3, 0.25), (1, 4, 0.25), (2, 1, 1.0)]
-    assert "code 2 of a token: perplexity 1 of 8, 87.5% unused" in drawn.figure.alt
+    assert "code 2 of a token: perplexity 1.0 of 8, 87.5% unused" in drawn.figure.alt
 
 
 def test_time_is_that_of_the_session():
@@ -246,6 +246,14 @@ def test_time_is_that_of_the_session():
     cohort.windows = cohort.windows.with_columns(start_s=pl.Series([0.0, 1280.0]))
     code = look(Stub(ids=c3_is_high), cohort, np.arange(2)).codes.code(0, 1)
     assert np.flatnonzero(code.by_time).tolist() == [0, N_TIMES // 2]
+
+
+def test_stretches_end_with_the_last_visible_second_and_each_has_tokens():
+    window = spectrogram(noise(), hidden=[(180, 1280)])
+    for tokenizer, n in ((Stub(), N_TIMES), (Stub(**QUADRANTS), 180 // 20)):
+        codes = looked_at(tokenizer, window).codes
+        assert codes.time_edges_s[-1] == 180
+        assert codes.code(0, 0).by_time.tolist() == [1] * n
 
 
 def test_windows_are_described_by_what_is_special_about_them():
@@ -353,8 +361,6 @@ def test_every_quantiser_and_region_is_counted(changes):
     found = looked_at(tokenizer, ten, spectrogram(noise(1)))
     for code in found.codes.most_used(4):
         assert code.n == found.fidelity.code_counts[code.q, code.index]
-    shown = inspect_codes.codes(found.codes.most_used(1), found.codes, first=1)
-    assert len(shown.figure.alt) > 40
 
 
 # The page as a whole: 10 channels for 3 minutes, quadrants, product codes.

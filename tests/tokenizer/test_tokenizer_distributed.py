@@ -38,10 +38,14 @@ def test_losses_of_20_steps_agree(runs):
     assert "hinge" in ours[-1]
     for a, b in zip(ours, theirs, strict=True):
         assert a.keys() == b.keys()
-        # Norms of gradients are no losses, and the adaptive weight is a ratio of two of them.
-        for name in a.keys() - {"seconds", "split", "adaptive_weight"}:
-            if not name.startswith("grad_norm"):
-                assert b[name] == pytest.approx(a[name], abs=1e-4), (a["step"], name)
+        for name in a.keys() - {"seconds", "split"}:
+            # No losses: norms of gradients, the adaptive weight (a ratio of two), and perplexity,
+            # in which one token that falls the other way shows.
+            is_norm = name.startswith("grad_norm") or name in ("adaptive_weight", "perplexity")
+            expected = (
+                pytest.approx(a[name], rel=0.02) if is_norm else pytest.approx(a[name], abs=1e-4)
+            )
+            assert b[name] == expected, (a["step"], name)
 
 
 def test_codebooks_and_everything_else_are_the_same_on_both(runs):

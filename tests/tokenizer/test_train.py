@@ -83,9 +83,9 @@ def test_crops_are_of_whole_tokens_and_patches():
         stage(crop_frames=644, loss=TokenizerLossConfig(adversarial_weight=0))
 
 
-def test_weights_are_not_judged_before_the_codebook_starts():
-    with pytest.raises(ValueError, match="give at least 61"):
-        stage(loss=TokenizerLossConfig(continuous_share=0.6))
+def test_crops_are_no_longer_than_a_window():
+    with pytest.raises(ValueError, match="at most 1280"):
+        stage(crop_frames=2560)
 
 
 def test_defaults_are_the_papers():

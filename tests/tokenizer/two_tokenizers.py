@@ -20,16 +20,22 @@ MODEL = TokenizerConfig(
     strides=((8, 5), (4, 2)),
     widths=(8, 8),
     n_blocks=1,
-    quantiser=EmaConfig(n_codes=32, code_dim=4, decay=0.8, restart_below=0.5),
+    quantiser=EmaConfig(n_codes=8, code_dim=4, decay=0.8, restart_below=0.5),
 )
-LOSS = TokenizerLossConfig(adversary_from=0.4, adversary_width=8, moments_weight=0.5)
-TRAIN = TrainConfig(n_steps=20, batch_size=4, validate_every=10, optim=OptimConfig(lr=5e-4))
+LOSS = TokenizerLossConfig(
+    adversary_from=0.4, adversary_width=8, adversarial_weight=0.02, moments_weight=0.5
+)
+TRAIN = TrainConfig(n_steps=20, batch_size=4, validate_every=10, optim=OptimConfig(lr=1e-4))
+
+
+# Few patterns: latents far from the borders between codes, so that rounding moves no token.
+PATTERNS = 10 * np.random.default_rng(0).normal(size=(3, 19, 128, 1))
 
 
 def load_batch(indices, rngs):
-    """Noise of a size that differs by item; items differ in what of them is visible."""
+    """Each item is one pattern, a little noise; items differ in what of them is visible."""
     pairs = list(zip(indices, rngs, strict=True))
-    power_db = [10 * rng.normal(size=(19, 128, 80)) * (1 + i % 3) for i, rng in pairs]
+    power_db = [PATTERNS[i % 3] + 0.1 * rng.normal(size=(19, 128, 80)) for i, rng in pairs]
     channel_mask = [np.arange(19) < 3 * (i % 4) for i in indices]
     time_mask = [np.arange(80) >= 80 - 15 * (i % 5) for i in indices]
     dropped = [m | (rng.random(19) < 0.2) for m, rng in zip(channel_mask, rngs, strict=True)]

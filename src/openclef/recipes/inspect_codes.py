@@ -42,7 +42,7 @@ def code_use(fidelity: Fidelity) -> Drawn:
         used, perplexity = shares > 0, fidelity.perplexity[q]
         name = f"code {q + 1} of a token: " if n_quantisers > 1 else ""
         unused = 1 - float(used.mean())
-        said.append(f"{name}perplexity {perplexity:,.0f} of {n_codes:,}, {unused:.1%} unused")
+        said.append(f"{name}perplexity {perplexity:,.1f} of {n_codes:,}, {unused:.1%} unused")
         axis.plot(ranks[used], shares[used], color=colour, ls=dash, label=said[-1])
         axis.axvline(perplexity, color=colour, ls=dash, lw=0.8)
         numbers.append(_of_code(tidy("code use", "share of tokens", shares, rank=ranks), q))
@@ -50,7 +50,7 @@ def code_use(fidelity: Fidelity) -> Drawn:
     axis.set(xscale="log", yscale="log", xlabel="rank of the code", ylabel="share of tokens")
     axis.set_xlim(0.9, 1.1 * n_codes)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, loc="lower left")
+    axis.legend(loc="lower left", edgecolor="none", framealpha=0.9)
     return Drawn(
         png(
             canvas,
@@ -68,9 +68,9 @@ def codes(shown: Sequence[Code], patches: CodePatches, *, first: int) -> Drawn:
     n_quantisers = patches.config.quantiser.n_quantisers
     row_hz = patches.config.n_freqs // n_rows * FREQ_STEP_HZ
     panels = {"pattern (dB)": 2.0, "mean over Hz (dB)": 1.1, "deviation (SD)": 1.1,
-              "% of its tokens, by row": 1.0}  # fmt: skip
+              "% of its tokens,\nby row": 1.0}  # fmt: skip
     panels |= {"% of its tokens,\nby region": 0.8} if n_regions > 1 else {}
-    panels |= {"% of all tokens, by minute": 1.7}
+    panels |= {"% of all tokens,\nby minute": 1.7}
     canvas = Canvas(figsize=(10.5, 0.6 + 2.3 * len(shown)), layout="constrained")
     axes = canvas.subplots(len(shown), len(panels), squeeze=False, width_ratios=[*panels.values()])
     for axis, title in zip(axes[0], panels, strict=True):

@@ -223,7 +223,7 @@ def by_frequency(fidelity: Fidelity, *, n_rows: int) -> Drawn:
     left.set(ylabel="MAE (dB)", ylim=(0, None))
     for (name, values), (colour, dash) in zip(list(curves.items())[1:], LINES, strict=False):
         right.plot(freqs_hz, values, color=colour, ls=dash, label=name)
-    right.set(ylabel="R2", ylim=(min(0.0, *curves["R2 of residuals"]), 1.02))
+    right.set(ylabel="R2", ylim=(min(0.0, *right.get_ylim()), 1.02))
     right.legend(frameon=False)
     n_freqs = len(freqs_hz)
     for axis in (left, right):
@@ -278,7 +278,7 @@ def scalp(axis: Axes, values: Floats, *, cmap: str, limits: tuple[float, float])
         return _dots(axis, info, values[known], cmap=cmap, limits=(low, high))
     drawn, _ = mne.viz.plot_topomap(
         values[known], info, axes=axis, show=False, cmap=cmap, vlim=(low, high), contours=0,
-        extrapolate="local" if len(known) < len(CHANNELS) / 2 else "head",
+        extrapolate="head" if len(known) == len(CHANNELS) else "local",
     )  # fmt: skip
     return drawn
 

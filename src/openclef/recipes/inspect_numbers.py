@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -18,18 +18,20 @@ from numpy.typing import NDArray
 
 from openclef.benchmark.rivals.handcrafted import BANDS_HZ
 from openclef.cohort.store import FREQ_STEP_HZ, Cohort
+from openclef.errors import OpenclefError
 from openclef.tokenizer.evaluate import (
     BATCH_SIZE,
     Decoded,
     Fidelity,
+    FidelityMeter,
     Floats,
     decode_windows,
-    measure,
 )
+from openclef.tokenizer.train import check_finite
 from openclef.tokenizer.vqgan import CLAMP_DB, REGIONS, TokenizerConfig, Vqgan
 from openclef.types import CHANNELS, BoolArray, FloatArray
 
-N_TIMES = 20  # stretches of the longest session in which codes are counted
+N_TIMES = 20  # stretches of the longest session in which codes are counted, at most
 _FEWEST = 0.1  # of a code's tokens must have seen a channel for it to be shown
 Ints = NDArray[np.int64]
 
@@ -62,7 +64,9 @@ class CodePatches:
 
     def __init__(self, config: TokenizerConfig, *, longest_s: float) -> None:
         self.config = config
-        self.time_edges_s = np.linspace(0, longest_s, N_TIMES + 1)
+        # No stretch is shorter than a token, or some would have none.
+        self._n_times = min(N_TIMES, max(1, int(longest_s / config.frames_per_token)))
+        self.time_edges_s = np.linspace(0, longest_s, self._n_times + 1)
         n_regions, n_rows, _ = config.grid
         n_chans, self._n_bins = len(CHANNELS), config.n_freqs // n_rows
         regions = REGIONS[config.regions]
@@ -72,7 +76,7 @@ class CodePatches:
         self._sum_db = torch.zeros(n_codes, n_chans * self._n_bins, dtype=torch.float64)
         self._n_seen = torch.zeros(n_codes * n_places, n_chans, dtype=torch.int32)
         self._n = np.zeros((n_codes, n_places), np.int64)
-        self._n_by_time = np.zeros((n_codes, N_TIMES), np.int64)
+        self._n_by_time = np.zeros((n_codes, self._n_times), np.int64)
         # Of all patches of a row and region, whatever their code.
         self._place_sum = np.zeros((n_places, n_chans, self._n_bins))
         self._place_square = np.zeros_like(self._place_sum)
@@ -85,7 +89,7 @@ class CodePatches:
         patches = _patches(window, n_rows, n_columns)
         times_s = start_s + window.original.times_s.reshape(n_columns, -1).mean(1)
         stretches = np.searchsorted(self.time_edges_s, times_s, side="right") - 1
-        stretches = np.clip(stretches, 0, N_TIMES - 1)
+        stretches = np.clip(stretches, 0, self._n_times - 1)
         has_frames = visible_T.reshape(n_columns, -1).any(1)
         for region, member in enumerate(self._members):
             columns = np.flatnonzero(~window.hidden[region] & has_frames)
@@ -105,7 +109,7 @@ class CodePatches:
                 cells = (codes * self._n.shape[1] + places[:, None]).ravel()
                 self._n_seen.index_add_(0, torch.from_numpy(cells), ones)
                 np.add.at(self._n.reshape(-1), cells, 1)
-                times = codes * N_TIMES + stretches[columns]
+                times = codes * self._n_times + stretches[columns]
                 np.add.at(self._n_by_time.reshape(-1), times.ravel(), 1)
 
     def most_used(self, n: int) -> list[Code]:
@@ -183,29 +187,30 @@ def look(tokenizer: Vqgan, cohort: Cohort, rows: Ints) -> Looked:
     Raises ValueError if none of them has finite values.
     """
     index = cohort.windows.filter(pl.col("row").is_in(rows)).select(
-        "row", "session_id", "window", "start_s", n_frames=pl.col("time_mask").list.len()
+        "row", "session_id", "window", "start_s", "time_mask"
     )
     starts = dict(index.select("row", "start_s").iter_rows())
-    longest_s = float((index["start_s"] + index["n_frames"]).max())  # type: ignore[arg-type]
+    n_padded = pl.col("time_mask").list.reverse().list.arg_min()  # False comes before True
+    end_s = pl.col("start_s") + pl.col("time_mask").list.len() - n_padded
+    longest_s = float(index.select(end_s.max()).item())
     codes = CodePatches(tokenizer.config, longest_s=longest_s)
     expected_db = (tokenizer.spectrum.mean.cpu() * CLAMP_DB).numpy()
-    fidelity: Fidelity | None = None
+    meter = FidelityMeter(tokenizer, mean_db=expected_db[..., 0])
     products = np.zeros((2, 3))
     found = []
-    for window in _finite(_ahead(decode_windows(tokenizer, cohort, rows))):
-        one = measure(tokenizer, iter([window]))
-        fidelity = one if fidelity is None else _sum(fidelity, one)
+    for window in _cleared(_ahead(decode_windows(tokenizer, cohort, _finite(cohort, rows)))):
+        one = meter.add(window)
         codes.add(window, start_s=starts[window.row])
         parts, level_db = _products(window, expected_db)
         products += parts
         found.append({"row": window.row, "level_db": level_db, **_describe(window, one)})
-    if fidelity is None:
+    if not found:
         raise ValueError("no window with finite values")
     correlation = products[:, 0] / np.sqrt(np.maximum(products[:, 1] * products[:, 2], 1e-12))
     return Looked(
-        fidelity=fidelity,
+        fidelity=meter.result(),
         codes=codes,
-        windows=pl.DataFrame(found).join(index.drop("n_frames"), on="row", maintain_order="left"),
+        windows=pl.DataFrame(found).join(index.drop("time_mask"), on="row", maintain_order="left"),
         mean_correlation=float(correlation[0]),
         residual_correlation=float(correlation[1]),
         n_not_finite=len(rows) - len(found),
@@ -221,22 +226,27 @@ def _ahead(windows: Iterator[Decoded]) -> Iterator[Decoded]:
             yield window
 
 
-def _finite(windows: Iterator[Decoded]) -> Iterator[Decoded]:
-    """Windows whose visible values are finite; what is hidden becomes zero."""
+def _finite(cohort: Cohort, rows: Ints) -> Ints:
+    """Rows of the windows whose visible values are finite."""
+
+    def is_finite(row: int) -> bool:
+        try:
+            check_finite(cohort.spectrogram(row))
+        except OpenclefError:
+            return False
+        return True
+
+    return np.array([row for row in rows if is_finite(row)], np.int64)
+
+
+def _cleared(windows: Iterator[Decoded]) -> Iterator[Decoded]:
+    """The same, zero where they are hidden and not finite."""
     for window in windows:
         original = window.original
-        if np.isfinite(original.power_db).all():
-            yield window
-            continue
-        shown = ~(original.channel_mask[:, None, None] | original.time_mask)
-        power_db = np.where(shown, original.power_db, np.float32(0))
-        if np.isfinite(power_db).all():
-            yield replace(window, original=replace(original, power_db=power_db))
-
-
-def _sum(a: Fidelity, b: Fidelity) -> Fidelity:
-    """All that a Fidelity holds are sums."""
-    return Fidelity(**{f.name: getattr(a, f.name) + getattr(b, f.name) for f in fields(Fidelity)})
+        if not np.isfinite(original.power_db).all():
+            finite = np.nan_to_num(original.power_db, nan=0.0, posinf=0.0, neginf=0.0)
+            window = replace(window, original=replace(original, power_db=finite))
+        yield window
 
 
 def _products(window: Decoded, expected_db: FloatArray) -> tuple[Floats, float]:

@@ -193,7 +193,7 @@ def summarise(tokenizer: Vqgan, cohort: Cohort, looked: Looked) -> list[dict[str
          "Share of the codes that occur here; the others are room that nothing is written in"
          + (f" (or too few tokens were looked at: {fidelity.n_tokens / n_codes:.1f} a code)."
             if fidelity.n_tokens < 20 * n_all else ".")),
-        ("perplexity", float(np.mean(fidelity.perplexity)), each(fidelity.perplexity, "{:,.0f}"),
+        ("perplexity", float(np.mean(fidelity.perplexity)), each(fidelity.perplexity, "{:,.1f}"),
          "As many codes, used equally often, would tell as much."),
         ("R2 of the mean over channels", fidelity.mean_r2, f"{fidelity.mean_r2:.3f}",
          "How much of what changes in all channels together is kept: 1 all, 0 no more than the "

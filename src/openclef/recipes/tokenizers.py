@@ -47,7 +47,6 @@ def base() -> TokenizerStage:
     """The sibling paper's widths and blocks [S], about 200k steps [C], for a GPU or several."""
     return TokenizerStage(
         model=TokenizerConfig(),
-        loss=TokenizerLossConfig(continuous_share=0.005),
         train=TrainConfig(
             n_steps=200_000,
             batch_size=64,

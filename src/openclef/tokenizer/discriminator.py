@@ -12,7 +12,7 @@ from openclef.types import CHANNELS
 
 
 class Discriminator(nn.Module):
-    """Three 4 x 4 convolutions of stride 2 and two of stride 1, as in VQGAN; a score a patch.
+    """Three 4 x 4 convolutions of stride 2, as in VQGAN, and one 3 x 3; a score a patch.
 
     Norms are over the width of a position, where VQGAN has batch norms: a score does not depend
     on other sessions, on padding, or on how many processes train. EEG channels are input channels,

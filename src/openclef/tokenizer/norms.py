@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from openclef.training.distributed import all_sum, all_sum_with_gradient
 from openclef.types import CHANNELS
 
+_LEAST = 1e-6  # variance
+
 
 class PositionNorm(nn.Module):
     """LayerNorm over the width of each position of `[B, D, F, T]`."""
@@ -25,38 +27,45 @@ class PositionNorm(nn.Module):
 
 
 class SpectrumNorm(nn.Module):
-    """Mean and deviation of each channel and frequency over the train patients, moving averages.
+    """Mean and deviation of each channel and frequency, moving averages over training batches.
 
     Convolutions share their weights along frequency, so the 1/f slope would have to be written
     in tokens; taken out here and put back by the decoder, the tokens are left to what differs [U].
     """
 
-    mean: Tensor
-    square: Tensor
-    n_updates: Tensor
+    n_frames: Tensor
+    total: Tensor
+    squares: Tensor
 
     def __init__(self, n_freqs: int, *, decay: float) -> None:
         super().__init__()
         self.decay = decay
-        self.register_buffer("mean", torch.zeros(len(CHANNELS), n_freqs, 1))
-        self.register_buffer("square", torch.ones(len(CHANNELS), n_freqs, 1))
-        self.register_buffer("n_updates", torch.zeros(len(CHANNELS), 1, 1))
+        # Moving averages of a batch's visible frames, of their sum and of that of their squares:
+        # a frame weighs as much in a batch that shows few of a channel as in one that shows many.
+        self.register_buffer("n_frames", torch.zeros(len(CHANNELS), 1, 1))
+        self.register_buffer("total", torch.zeros(len(CHANNELS), n_freqs, 1))
+        self.register_buffer("squares", torch.zeros(len(CHANNELS), n_freqs, 1))
 
     @torch.no_grad()
     def update(self, x_BCFT: Tensor, shown_BC1T: Tensor) -> None:
-        """Take in a batch (zero where hidden); a channel counts by how often it was visible."""
-        n = all_sum(shown_BC1T.sum((0, 3), keepdim=True)[0].to(x_BCFT.dtype))
-        total = all_sum(x_BCFT.sum((0, 3))[..., None])
-        squares = all_sum(x_BCFT.square().sum((0, 3))[..., None])
-        step = torch.where(self.n_updates > 0, 1 - self.decay, 1.0) * (n > 0)
-        self.mean.lerp_(total / n.clamp(min=1), step)
-        self.square.lerp_(squares / n.clamp(min=1), step)
-        self.n_updates += n > 0
+        """Take in a batch (zero where hidden) of all processes."""
+        for average, sums in (
+            (self.n_frames, shown_BC1T.sum((0, 3), keepdim=True)[0].to(x_BCFT.dtype)),
+            (self.total, x_BCFT.sum((0, 3))[..., None]),
+            (self.squares, x_BCFT.square().sum((0, 3))[..., None]),
+        ):
+            average.lerp_(all_sum(sums), 1 - self.decay)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean `[19, F, 1]`; 0 of a channel that was never visible."""
+        return self.total / self.n_frames.clamp(min=1e-6)
 
     @property
     def deviation(self) -> Tensor:
-        """Standard deviation `[19, F, 1]`, at least .4 dB."""
-        return (self.square - self.mean.square()).clamp(min=1e-4).sqrt()
+        """Standard deviation `[19, F, 1]`, at least .4 dB; 1 of a channel never visible."""
+        variance = self.squares / self.n_frames.clamp(min=1e-6) - self.mean.square()
+        return torch.where(self.n_frames > 1e-6, variance.clamp(min=1e-4).sqrt(), 1.0)
 
     def standardise(self, x_BCFT: Tensor) -> Tensor:
         """Mean 0 and deviation 1 for each channel and frequency."""
@@ -68,35 +77,42 @@ class SpectrumNorm(nn.Module):
 
 
 class LatentNorm(nn.Module):
-    """Standardise each dimension over the visible tokens: by the batch in training, later by the
-    moving statistics, kept as the codebook's are.
+    """Standardise each dimension over the visible tokens, by moving statistics.
 
     Cosine codes need it: without it a shift that all latents share turns them all the same way,
-    one code serves them all, and its commitment keeps it so (docs/log.md, 2026-11-23).
+    one code serves them all, and its commitment keeps it so (docs/log.md, 2026-11-23). What holds
+    against that is the gradient through the batch's own statistics; the values are those of the
+    moving ones, in training as in use (batch renormalisation, Ioffe 2017).
     """
 
     mean: Tensor
-    variance: Tensor
+    square: Tensor
     is_initialised: Tensor
 
     def __init__(self, dim: int, *, decay: float) -> None:
         super().__init__()
         self.decay = decay
         self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("variance", torch.ones(dim))
+        self.register_buffer("square", torch.ones(dim))
         self.register_buffer("is_initialised", torch.tensor(False))
 
     def forward(self, z: Tensor, visible: Tensor) -> Tensor:
         """Latents `[.., D]` standardised; `visible` `[..]` are those that count."""
-        mean, variance = self.mean, self.variance
-        if self.training:
-            seen = z[visible]
-            n = all_sum(visible.sum().to(z.dtype))
-            if n > 1:
-                mean = all_sum_with_gradient(seen.sum(0)) / n
-                variance = all_sum_with_gradient((seen - mean).square().sum(0)) / (n - 1)
-                weight = 1 - self.decay if self.is_initialised else 1.0
-                self.mean.lerp_(mean.detach(), weight)
-                self.variance.lerp_(variance.detach(), weight)
-                self.is_initialised.fill_(True)
-        return (z - mean) * torch.rsqrt(variance + 1e-6)
+        n = all_sum(visible.sum().to(z.dtype)) if self.training else torch.zeros(())
+        if n < 2:
+            return (z - self.mean) * torch.rsqrt(self._variance() + _LEAST)
+        seen = z[visible]
+        mean = all_sum_with_gradient(seen.sum(0)) / n
+        variance = all_sum_with_gradient((seen - mean).square().sum(0)) / n
+        with torch.no_grad():
+            weight = 1 - self.decay if self.is_initialised else 1.0
+            self.mean.lerp_(mean, weight)
+            self.square.lerp_(variance + mean.square(), weight)
+            self.is_initialised.fill_(True)
+            scale = torch.rsqrt(self._variance() + _LEAST)
+            stretch = (variance + _LEAST).sqrt() * scale
+            shift = (mean - self.mean) * scale
+        return (z - mean) * torch.rsqrt(variance + _LEAST) * stretch + shift
+
+    def _variance(self) -> Tensor:
+        return (self.square - self.mean.square()).clamp(min=0)

@@ -19,7 +19,6 @@ from openclef.tokenizer.discriminator import Discriminator, adaptive_weight, hin
 from openclef.tokenizer.quantisers import Quantised
 from openclef.tokenizer.vqgan import (
     Encoded,
-    Reconstruction,
     TokenizerConfig,
     Vqgan,
     hidden_frames,
@@ -49,7 +48,7 @@ class TokenizerLossConfig(BaseModel):
     adversarial_weight: float = Field(0.1, ge=0)
     adversary_from: float = Field(0.5, ge=0, le=1)
     adversary_width: int = Field(64, gt=0)
-    continuous_share: float = Field(0.1, gt=0, le=1)
+    continuous_share: float = Field(0.1, ge=0, lt=1)
 
 
 def global_mean(values: Tensor, weights: Tensor) -> Tensor:
@@ -102,7 +101,7 @@ def reconstruction_terms(
     return {
         "l1": global_mean((x - y).abs(), shown),
         "mean_l1": global_mean(error.mean.abs(), shown_T * any_C),
-        "residual_l1": global_mean(error.residual.abs(), shown),
+        "residual_l1": global_mean(error.residual.abs(), shown * several_C),
         "decorrelation": global_mean(1 - correlation, shown_T * several_C),
         "moments": global_mean(moments, shown_C * has_frames),
     }
@@ -128,13 +127,13 @@ class TokenizerObjective(nn.Module):
         super().__init__()
         self.model = Vqgan(config)
         self.loss_config = loss
-        self._first_quantised = max(1, round(loss.continuous_share * n_steps))
+        self._first_quantised = round(loss.continuous_share * n_steps)
         self._first_adversarial = round(loss.adversary_from * n_steps)
         self.adversary = (
             Discriminator(loss.adversary_width) if loss.adversarial_weight > 0 else None
         )
         # Latents of the last continuous steps, all processes': what k-means starts from.
-        n_kept = 4 * config.quantiser.n_codes
+        n_kept = 0 if self.model.quantiser.is_started else 4 * config.quantiser.n_codes
         self.register_buffer("reservoir", torch.zeros(n_kept, config.quantiser.code_dim))
         self.register_buffer("n_drawn", torch.tensor(0))
         self.register_buffer("n_steps", torch.tensor(0))
@@ -144,15 +143,21 @@ class TokenizerObjective(nn.Module):
         groups = [list(self.model.parameters())]
         return groups if self.adversary is None else [*groups, list(self.adversary.parameters())]
 
+    @property
+    def phase(self) -> int:
+        """Losses of different phases are not comparable: continuous, quantised, with adversary."""
+        plays = self.adversary is not None and int(self.n_steps) > self._first_adversarial
+        return int(self.model.quantiser.is_started) + int(plays)
+
     def losses(self, batch: Mapping[str, Tensor], rng: torch.Generator) -> dict[str, Tensor]:
+        """Terms of a batch; "loss" is their weighted sum, in evaluation without the adversary."""
         channel_mask, time_mask = batch["channel_mask"], batch["time_mask"]
         dropped = batch.get("dropped", channel_mask)
         x = scale(batch["power_db"])
         encoded = self.model.encode(x, dropped, time_mask)
         quantised = self._quantise(encoded, rng)
         power = self.model.decode(quantised.codes, self.model.hidden(dropped, time_mask))
-        made = Reconstruction(power, quantised, encoded.visible)
-        terms = reconstruction_terms(x, made.power, channel_mask, time_mask)
+        terms = reconstruction_terms(x, power, channel_mask, time_mask)
         config = self.loss_config
         if config.residual_weight is None:
             reconstruction = terms["l1"]
@@ -163,12 +168,10 @@ class TokenizerObjective(nn.Module):
             + config.correlation_weight * terms["decorrelation"]
             + config.moments_weight * terms["moments"]
         )
-        commitment = global_mean(quantised.commitment, made.visible)
+        commitment = global_mean(quantised.commitment, encoded.visible)
         loss = reconstruction + config.commitment_weight * commitment
         if self.training and self.adversary and self.n_steps >= self._first_adversarial:
-            game = self._play(
-                self.adversary, x, made.power, channel_mask, time_mask, reconstruction
-            )
+            game = self._play(self.adversary, x, power, channel_mask, time_mask, reconstruction)
             loss, terms = loss + game.pop("total"), {**terms, **game}
         if self.training:
             self.n_steps += 1
@@ -177,7 +180,7 @@ class TokenizerObjective(nn.Module):
             **terms,
             "commitment": commitment,
             "perplexity": perplexity(
-                quantised.ids[..., 0][made.visible], self.model.config.quantiser.n_codes
+                quantised.ids[..., 0][encoded.visible], self.model.config.quantiser.n_codes
             ),
         }
 
@@ -214,12 +217,13 @@ class TokenizerObjective(nn.Module):
         recorded = torch.where(shown, norm.standardise(x), 0.0)
         made = torch.where(shown, norm.standardise(y), 0.0)
         fooling = -adversary.frozen(made)
-        counts = ~hidden_frames(time_mask, fooling.shape[-1])[:, None, :]
+        unseen = channel_mask.all(-1)[:, None, None]
+        counts = ~(unseen | hidden_frames(time_mask, fooling.shape[-1])[:, None, :])
         adversarial = global_mean(fooling, counts)
         hinge = global_mean(hinge_terms(adversary(recorded), adversary(made.detach())), counts)
         last = self.model.last_layer
         gradients = (
-            all_sum(torch.autograd.grad(loss, last, retain_graph=True)[0])
+            all_sum(torch.autograd.grad(loss, last, retain_graph=True)[0]) / world_size()
             for loss in (reconstruction, adversarial)
         )
         weight = adaptive_weight(*gradients)

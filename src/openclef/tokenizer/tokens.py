@@ -33,10 +33,10 @@ from openclef.cohort.session import PASSING, SourceError, storage_of
 from openclef.cohort.store import Cohort
 from openclef.errors import OpenclefError
 from openclef.tokenizer.token_table import fixed_lists, make_cache
-from openclef.tokenizer.train import load_tokenizer, stack
+from openclef.tokenizer.train import check_finite, load_tokenizer, stack
 from openclef.tokenizer.vqgan import Vqgan, scale
 from openclef.training.loop import Batch, best_device
-from openclef.types import CHANNELS, BoolArray, Spectrogram, Tokens
+from openclef.types import Spectrogram, Tokens
 
 PART_WINDOWS = 256  # 1 MiB of ids, 16 shards of spectrograms; minutes of work, on two cores
 BATCH_SIZE = 4
@@ -71,20 +71,6 @@ def tokenize_window(tokenizer: Vqgan, spectrogram: Spectrogram, *, tokenizer_has
     ids, hidden = tokenize_batch(tokenizer, stack([spectrogram]))
     mask = hidden[0, :, None, :].expand(ids.shape[1:-1]).contiguous()
     return Tokens(ids[0].numpy().astype(np.uint16), mask.numpy(), tokenizer_hash)
-
-
-def check_finite(spectrogram: Spectrogram) -> None:
-    """Raise OpenclefError, naming channels and frames, if a visible value is NaN or infinite."""
-    bad_CT: BoolArray = np.logical_not(np.isfinite(spectrogram.power_db).all(axis=1))
-    bad_CT &= ~(spectrogram.channel_mask[:, None] | spectrogram.time_mask)
-    if bad_CT.any():
-        names = [name for name, bad in zip(CHANNELS, bad_CT, strict=True) if bad.any()]
-        frames = np.flatnonzero(bad_CT.any(axis=0))
-        raise OpenclefError(
-            f"spectrogram holds NaN or infinite values in {len(frames)} visible frames, the first "
-            f"at {frames[0]} of {bad_CT.shape[1]}, channels {', '.join(names)}; hide those frames "
-            "(time_mask) or channels (channel_mask)"
-        )
 
 
 def part_path(out: Path, index: int) -> Path:

@@ -6,19 +6,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import overload
 
 import numpy as np
+import polars as pl
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from openclef import artefact
 from openclef.artefact import Artefact
 from openclef.cohort.store import Cohort
+from openclef.errors import OpenclefError
 from openclef.tokenizer.objective import TokenizerLossConfig, TokenizerObjective
 from openclef.tokenizer.vqgan import TokenizerConfig, Vqgan
 from openclef.training import checkpoint
 from openclef.training.loop import Batch, TrainConfig, fit
-from openclef.types import BoolArray, Spectrogram
+from openclef.types import CHANNELS, BoolArray, Spectrogram
 
 WEIGHTS = "tokenizer.safetensors"
 
@@ -44,18 +47,9 @@ class TokenizerStage(BaseModel):
     n_validation: int = Field(32, gt=0)
 
     @model_validator(mode="after")
-    def _judged_only_with_codes(self) -> TokenizerStage:
-        n_continuous = round(self.loss.continuous_share * self.train.n_steps)
-        if self.train.validate_every <= n_continuous < self.train.n_steps:
-            raise ValueError(
-                f"validate_every {self.train.validate_every}: latents pass unquantised for "
-                f"{n_continuous} steps (continuous_share), and no later loss would be as low; "
-                f"give at least {n_continuous + 1}"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _crop_is_whole_tokens(self) -> TokenizerStage:
+        if self.crop_frames > self.model.n_frames:
+            raise ValueError(f"crops of {self.crop_frames} frames: at most {self.model.n_frames}")
         # The adversary scores stretches of eight frames.
         step = math.lcm(self.model.frames_per_token, 8 if self.loss.adversarial_weight > 0 else 1)
         if self.crop_frames % step:
@@ -64,6 +58,20 @@ class TokenizerStage(BaseModel):
                 f"crops of {self.crop_frames} frames: give a multiple of {step}, such as {nearest}"
             )
         return self
+
+
+def check_finite(spectrogram: Spectrogram) -> None:
+    """Raise OpenclefError, naming channels and frames, if a visible value is NaN or infinite."""
+    bad_CT: BoolArray = np.logical_not(np.isfinite(spectrogram.power_db).all(axis=1))
+    bad_CT &= ~(spectrogram.channel_mask[:, None] | spectrogram.time_mask)
+    if bad_CT.any():
+        names = [name for name, bad in zip(CHANNELS, bad_CT, strict=True) if bad.any()]
+        frames = np.flatnonzero(bad_CT.any(axis=0))
+        raise OpenclefError(
+            f"spectrogram holds NaN or infinite values in {len(frames)} visible frames, the first "
+            f"at {frames[0]} of {bad_CT.shape[1]}, channels {', '.join(names)}; hide those frames "
+            "(time_mask) or channels (channel_mask)"
+        )
 
 
 def stack(spectrograms: list[Spectrogram]) -> Batch:
@@ -125,27 +133,59 @@ def train_tokenizer(cohort: Cohort, out: Path, *, config: TokenizerStage) -> Art
     def load_batch(indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> Batch:
         crops, dropped = [], []
         for row, rng in zip(train_rows[indices], rngs, strict=True):
-            crop = crop_frames(cohort.spectrogram(row), config.crop_frames, rng)
+            crop = crop_frames(_read(cohort, row), config.crop_frames, rng)
             crop = replace(crop, time_mask=drop_time(crop.time_mask, config, rng))
             crops.append(crop)
             dropped.append(dropped_channels(crop.channel_mask, config, rng))
         return {**stack(crops), "dropped": torch.from_numpy(np.stack(dropped))}
 
-    validation = [
-        stack([cohort.spectrogram(row) for row in tuning_rows[start : start + 4]])
-        for start in range(0, min(len(tuning_rows), config.n_validation), 4)
-    ]
+    n_validation = min(len(tuning_rows), config.n_validation)
+    # Evenly over the cohort, so that one patient's many windows do not decide.
+    chosen = tuning_rows[np.linspace(0, len(tuning_rows) - 1, n_validation).astype(int)]
     weights = fit(
         objective,
         n_items=len(train_rows),
         load_batch=load_batch,
-        validation=validation,
+        validation=_Windows(cohort, chosen),
         config=config.train,
         artefact=stage,
         label="training the tokenizer",
     )
     checkpoint.publish(stage, {WEIGHTS: checkpoint.take_prefix(weights, "model")})
     return stage
+
+
+class _Windows(Sequence[Batch]):
+    """Batches of whole windows of a cohort, read each time they are asked for."""
+
+    def __init__(self, cohort: Cohort, rows: np.ndarray, batch_size: int = 4) -> None:
+        self._cohort = cohort
+        self._parts = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Batch]: ...
+
+    def __getitem__(self, index: int | slice) -> Batch | Sequence[Batch]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        return stack([_read(self._cohort, row) for row in self._parts[index]])
+
+
+def _read(cohort: Cohort, row: int) -> Spectrogram:
+    """A window that is finite where it is visible; OpenclefError names its session if not."""
+    spectrogram = cohort.spectrogram(row)
+    try:
+        check_finite(spectrogram)
+    except OpenclefError as error:
+        name = cohort.windows.filter(pl.col("row") == row)["session_id"][0]
+        raise OpenclefError(f"{cohort.folder}: session {name}: {error}") from error
+    return spectrogram
 
 
 def load_tokenizer(folder: Path) -> Vqgan:

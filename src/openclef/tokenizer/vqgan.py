@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from openclef.tokenizer.norms import LatentNorm, PositionNorm, SpectrumNorm
-from openclef.tokenizer.quantisers import EmaConfig, Quantised, QuantiserConfig, make_quantiser
+from openclef.tokenizer.quantisers import EmaConfig, QuantiserConfig, make_quantiser
 from openclef.types import CHANNELS
 
 CLAMP_DB = 40.0
@@ -62,6 +62,8 @@ class TokenizerConfig(BaseModel):
 
     @model_validator(mode="after")
     def _grid_divides(self) -> TokenizerConfig:
+        if min(min(stride) for stride in self.strides) < 1:
+            raise ValueError(f"strides {self.strides}: each must be at least 1")
         if len(self.strides) != len(self.widths):
             raise ValueError(f"{len(self.strides)} strides for {len(self.widths)} widths")
         for size, axis in ((self.n_freqs, 0), (self.n_frames, 1)):
@@ -145,14 +147,6 @@ class Encoded(NamedTuple):
     visible: Tensor
 
 
-class Reconstruction(NamedTuple):
-    """power `[B, 19, F, T]` in units of [-1, 1]; what was quantised, and which tokens count."""
-
-    power: Tensor
-    quantised: Quantised
-    visible: Tensor
-
-
 class Vqgan(nn.Module):
     """Encoder, quantiser and decoder; its adversary is in `discriminator`."""
 
@@ -208,8 +202,13 @@ class Vqgan(nn.Module):
         """Continuous latents of scaled spectrograms `[B, 19, F, T]`.
 
         channel_mask `[B, 19]` and time_mask `[B, T]` are True where hidden; what the spectrogram
-        holds there is not read.
+        holds there is not read. Visible values must be finite: nothing here looks. Raises
+        ValueError if T is not a multiple of `frames_per_token`.
         """
+        n_frames, step = time_mask.shape[-1], self.config.frames_per_token
+        if n_frames % step or n_frames == 0:
+            nearest = max(step, round(n_frames / step) * step)
+            raise ValueError(f"{n_frames} frames: give a multiple of {step}, such as {nearest}")
         shown = ~(channel_mask[:, :, None, None] | time_mask[:, None, None, :])
         x = torch.where(shown, x_BCFT, 0.0)
         if self.training:
@@ -222,7 +221,7 @@ class Vqgan(nn.Module):
             visible = self._visible(x, time_mask)
             x = x * visible
             for block in blocks:  # type: ignore[attr-defined]
-                x = block(x, visible)
+                x = block(x, visible) * visible
         if self.encode_attention is not None:
             x = self.encode_attention(x, visible)
         z = self._split_regions(self.to_code(x).float()).movedim(2, -1)
@@ -243,19 +242,10 @@ class Vqgan(nn.Module):
             visible = ~hidden.repeat_interleave(x.shape[-1] // hidden.shape[-1], -1)
             x = x * visible
             for block in self.decode_blocks[level]:  # type: ignore[attr-defined]
-                x = block(x, visible)
+                x = block(x, visible) * visible
             # Every channel may read every region: the midline lies in two.
             x = self.up[level](x if level else self._split_regions(x).flatten(1, 2))
         return self.spectrum.restore(x.float())
-
-    def forward(
-        self, x_BCFT: Tensor, channel_mask: Tensor, time_mask: Tensor, rng: torch.Generator
-    ) -> Reconstruction:
-        """Encode, quantise, decode; in training the quantiser learns and gradients pass it."""
-        latent, visible = self.encode(x_BCFT, channel_mask, time_mask)
-        quantised = self.quantiser(latent, visible, rng)
-        power = self.decode(quantised.codes, self.hidden(channel_mask, time_mask))
-        return Reconstruction(power, quantised, visible)
 
     @torch.no_grad()
     def tokenize(

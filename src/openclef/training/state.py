@@ -10,15 +10,18 @@ from torch import Tensor
 from openclef.training import checkpoint
 from openclef.training.optim import OptimConfig, WeightAverage, adamw, clipping_groups
 from openclef.training.precision import Precision
-from openclef.types import Objective
+from openclef.types import Objective, PhasedObjective
 
 
 @dataclass
 class Progress:
-    """How far a run is. n_worse: validations since the best one; seconds: spent on all steps."""
+    """How far a run is. phase: of `PhasedObjective`, when last validated; n_worse: validations
+    since the best one of that phase; seconds: spent on all steps.
+    """
 
     step: int = 0
     precision: Precision = "fp32"
+    phase: int = 0
     best_loss: float | None = None
     best_step: int | None = None
     n_worse: int = 0
@@ -37,8 +40,11 @@ class RunState:
         self.progress = Progress()
 
     def judge(self, loss: float) -> None:
-        """Keep the averaged weights if their validation loss is the best so far."""
+        """Keep the averaged weights if their validation loss is the best so far of the phase."""
         progress = self.progress
+        phase = self.objective.phase if isinstance(self.objective, PhasedObjective) else 0
+        if phase != progress.phase:
+            progress.phase, progress.best_loss, progress.n_worse = phase, None, 0
         if progress.best_loss is not None and loss >= progress.best_loss:
             progress.n_worse += 1
             return
