@@ -117,7 +117,8 @@ def test_correlations_are_those_of_numpy_over_visible_cells():
     windows = [spectrogram(noise(0)), spectrogram(noise(1), missing=["O1"], hidden=[(300, 1280)])]
     tokenizer = Stub()
     level = torch.linspace(-0.2, 0.2, 128)[None, :, None].expand(19, -1, 1)
-    tokenizer.spectrum.mean.copy_(level)
+    tokenizer.spectrum.total.copy_(level)
+    tokenizer.spectrum.n_frames.fill_(1)
     tokenizer.reconstruct = lambda ids, hidden: 40 * tokenizer.seen.roll(1, 0).flip(2)
     found = looked_at(tokenizer, *windows)
     means, residuals = [], []

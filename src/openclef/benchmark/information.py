@@ -1,4 +1,5 @@
-"""Information kept by tokens: the same linear probe on what is decoded from them as on the EEG.
+"""Information kept by tokens: the same linear probe on what is decoded from them as on the EEG,
+and intervals of what they explain of its variance.
 
 `decoded_mean_sd` is to the decoded spectrogram what the baseline `spectrum_mean_sd` is to the
 original: mean and deviation over time of every channel and frequency.
@@ -6,7 +7,7 @@ original: mean and deviation over time of every channel and frequency.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,17 +21,30 @@ from openclef.benchmark.rivals.handcrafted import spectrum_mean_sd
 from openclef.benchmark.statistics import weighted_auroc
 from openclef.cohort.embeddings import TABLE, begin_embeddings, write_embeddings
 from openclef.cohort.store import Cohort
-from openclef.tokenizer.evaluate import decode_windows
+from openclef.tokenizer.evaluate import Decoded, decode_windows
 from openclef.tokenizer.train import load_tokenizer
 from openclef.types import FloatArray
 
 DECODED = "decoded_mean_sd"
+Floats = NDArray[np.float64]
+# Weights of so many (resample, session) pairs are held at once: 32 MB.
+_CHUNK = 4_000_000
+_LEVELS = (0.025, 0.975)
 
 
 def embed_decoded(
-    cohort: Cohort, tokenizer_folder: Path, out: Path, *, model: str = DECODED
+    cohort: Cohort,
+    tokenizer_folder: Path,
+    out: Path,
+    *,
+    model: str = DECODED,
+    look: Callable[[Decoded], None] = lambda _: None,
 ) -> Artefact:
-    """Write mean and deviation over time of the decoded spectrograms, without train patients."""
+    """Write mean and deviation over time of the decoded spectrograms, without train patients.
+
+    `look` is shown each decoded window, so that others need not decode it again. Raises
+    OpenclefError at a window that is not finite where it is visible.
+    """
     source = artefact.load(tokenizer_folder, kind="tokenizer")
     stage = begin_embeddings(
         out, model=model, inputs={"cohort": cohort.hash, "tokenizer": source.hash}
@@ -41,6 +55,7 @@ def embed_decoded(
     tokenizer = load_tokenizer(tokenizer_folder)
     vectors: list[FloatArray] = []
     for window in decode_windows(tokenizer, cohort, rows):
+        look(window)
         decoded = replace(window.original, power_db=window.power_db)
         vectors.append(np.stack(spectrum_mean_sd(decoded)).ravel())
     windows = cohort.windows.sort("row").filter(pl.col("row").is_in(rows))
@@ -57,12 +72,18 @@ def embed_decoded(
 
 
 @dataclass(frozen=True)
-class Share:
-    """What a model has of a reference's AUROC above chance, with an interval."""
+class Estimate:
+    """A number and its interval of 95%."""
 
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Share(Estimate):
+    """What a model has of a reference's AUROC above chance."""
+
     n_tasks: int
 
 
@@ -98,31 +119,120 @@ def share_above_chance(
     }
     if not of_task:
         raise ValueError(f"no predictions for any of {len(tasks)} tasks")
-    numbers = {patient: i for i, patient in enumerate(sorted(set(patients.values())))}
-    patients = {name: numbers[patient] for name, patient in patients.items()}
-    n_patients = len(numbers)
-    rng = np.random.default_rng(seed)
-    counts_RP = np.ones((n_resamples + 1, n_patients))  # the first row: everybody once
-    for row in counts_RP[1:]:
-        row[:] = np.bincount(rng.integers(n_patients, size=n_patients), minlength=n_patients)
-    areas_TRM = np.stack(
+    inside = pl.concat(of_task.values())["session_id"].unique()
+    numbers = {name: i for i, name in enumerate(sorted({patients[s] for s in inside}))}
+    number = {session: numbers[patients[session]] for session in inside}
+    n_sessions = max(rows.height for rows in of_task.values())
+    areas_RTM = np.concatenate(
         [
-            _areas(rows, patients, counts_RP, (model, reference))
-            for _, rows in sorted(of_task.items())
+            np.stack(
+                [
+                    _areas(rows, number, counts_RP, (model, reference))
+                    for _, rows in sorted(of_task.items())
+                ],
+                axis=1,
+            )
+            for counts_RP in _draws(
+                len(numbers), n_columns=n_sessions, n_resamples=n_resamples, seed=seed
+            )
         ]
     )
-    means_RM = np.nanmean(areas_TRM, axis=0) - 0.5
+    means_RM = np.nanmean(areas_RTM, axis=1) - 0.5
     shares = means_RM[:, 0] / means_RM[:, 1]
-    low, high = np.quantile(shares[1:], [0.025, 0.975])
+    low, high = np.quantile(shares[1:], _LEVELS)
     return Share(float(shares[0]), float(low), float(high), len(of_task))
+
+
+@dataclass(frozen=True, eq=False)
+class R2Bootstrap:
+    """Explained variance: value `[M]`, and resampled `[M, R]`, every run on the same patients."""
+
+    value: Floats
+    resampled: Floats
+
+    def of(self, run: int) -> Estimate:
+        """R2 of one run."""
+        return _estimate(self.value[run], self.resampled[run])
+
+    def difference(self, first: int, second: int) -> Estimate:
+        """R2 of `first` minus that of `second`."""
+        return _estimate(
+            self.value[first] - self.value[second], self.resampled[first] - self.resampled[second]
+        )
+
+    def ratio(self, first: int, second: int) -> Estimate:
+        """R2 of `first` over that of `second`; NaN where `second` explains nothing, and its bounds
+        are NaN if so in any resample."""
+        value, draws = (
+            np.divide(a[first], a[second], out=np.full(np.shape(a[first]), np.nan),
+                      where=a[second] > 0)
+            for a in (self.value, self.resampled)
+        )  # fmt: skip
+        return _estimate(value, draws)
+
+
+def bootstrap_r2(
+    errors_MN: Floats,
+    *,
+    variances_MN: Floats,
+    patients: NDArray[np.int64],
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> R2Bootstrap:
+    """1 - sum of errors / sum of variances of M runs, with patients drawn alike for all of them.
+
+    Parameters
+    ----------
+    errors_MN, variances_MN : `[M, N]`, sums of squares of each window (`Fidelity.by_window`), the
+        same windows in the same order for all runs.
+    patients : `[N]`, any integer that is the same for the windows of one patient.
+    n_resamples, seed : of the bootstrap; equal seeds draw the same patients.
+    """
+    _, patient = np.unique(patients, return_inverse=True)
+    n_patients = int(patient.max()) + 1
+    sums_P2M = np.zeros((n_patients, 2, len(errors_MN)))
+    np.add.at(sums_P2M, patient, np.stack([errors_MN, variances_MN]).transpose(2, 0, 1))
+    sums_R2M = np.concatenate(
+        [
+            np.tensordot(counts_RP, sums_P2M, axes=1)
+            for counts_RP in _draws(
+                n_patients, n_columns=n_patients, n_resamples=n_resamples, seed=seed
+            )
+        ]
+    )
+    errors_RM, variances_RM = sums_R2M[:, 0], sums_R2M[:, 1]
+    unexplained = np.full_like(errors_RM, np.nan)
+    np.divide(errors_RM, variances_RM, out=unexplained, where=variances_RM > 0)
+    r2_MR = 1 - unexplained.T
+    return R2Bootstrap(r2_MR[:, 0], r2_MR[:, 1:])
+
+
+def _estimate(value: float | Floats, draws: Floats) -> Estimate:
+    low, high = np.quantile(draws, _LEVELS)
+    return Estimate(float(value), float(low), float(high))
+
+
+def _draws(n_patients: int, *, n_columns: int, n_resamples: int, seed: int) -> Iterator[Floats]:
+    """How often each patient is drawn, `[r, n_patients]`, some resamples at a time.
+
+    First everybody once, then `n_resamples` draws. n_columns: numbers that a resample becomes.
+    """
+    rng = np.random.default_rng(seed)
+    yield np.ones((1, n_patients))
+    n_rows = max(1, _CHUNK // max(n_columns, n_patients))
+    for start in range(0, n_resamples, n_rows):
+        counts_RP = np.empty((min(n_rows, n_resamples - start), n_patients))
+        for row in counts_RP:
+            row[:] = np.bincount(rng.integers(n_patients, size=n_patients), minlength=n_patients)
+        yield counts_RP
 
 
 def _areas(
     rows: pl.DataFrame,
     patients: Mapping[str, int],
-    counts_RP: NDArray[np.float64],
+    counts_RP: Floats,
     models: tuple[str, str],
-) -> NDArray[np.float64]:
+) -> Floats:
     """AUROC of two models under each row of patients' weights, `[R, 2]`."""
     areas = []
     for model in models:

@@ -20,7 +20,7 @@ def main() -> None:
 @app.command(epilog="Example: openclef reproduce tokenizer runs/a/cohort runs/ablation --seed 0")
 def tokenizer(
     cohort: Annotated[Path, typer.Argument(help="Cohort folder, with findings.")],
-    out: Annotated[Path, typer.Argument(help="Folder of tokenizers and the table; resumes.")],
+    out: Annotated[Path, typer.Argument(help="Folder of tokenizers and tables; resumes.")],
     recipe: Annotated[
         list[str] | None,
         typer.Option(
@@ -33,25 +33,36 @@ def tokenizer(
     truth: Annotated[
         Path | None, typer.Option(help="Simulated hospital of the cohort: probe the true side.")
     ] = None,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="COHORT", help="Cohort to measure R2 and error on as well; again for more."
+        ),
+    ] = None,
 ) -> None:
     """What tokenizers keep: explained variance, use of codes, AUROC of findings, laterality."""
     import polars as pl
 
     from openclef.artefact import atomic
+    from openclef.benchmark.laterality import true_sides
     from openclef.cohort import store
-    from openclef.recipes.ablation import ablate_tokenizers, true_sides
+    from openclef.recipes.ablation import ablate_tokenizers
     from openclef.recipes.tokenizers import ABLATIONS, get_tokenizer
 
     names = recipe or ["small", *(f"small-{name}" for name in ABLATIONS)]
     for name in names:
         get_tokenizer(name)  # a misspelt one is told before anything is trained
     data = store.Cohort(cohort)
-    table = ablate_tokenizers(
+    found = ablate_tokenizers(
         data, out, names=names, seeds=seed or [0], say=typer.echo,
         sides=None if truth is None else true_sides(truth, data),
+        also=[store.Cohort(folder) for folder in also or []],
     )  # fmt: skip
-    with atomic(out / "tokenizers.csv") as temporary:
-        table.write_csv(temporary, float_precision=4)
+    tables = {"tokenizers": found.runs, "summary": found.summary, "elsewhere": found.elsewhere}
+    written = {out / f"{name}.csv": table for name, table in tables.items() if not table.is_empty()}
+    for path, table in written.items():
+        with atomic(path) as temporary:
+            table.write_csv(temporary, float_precision=4)
     with pl.Config(tbl_rows=-1, tbl_cols=-1, float_precision=3, tbl_width_chars=200):
-        typer.echo(table)
-    typer.echo(f"table: {out / 'tokenizers.csv'}")
+        typer.echo(found.summary)
+    typer.echo(f"tables: {', '.join(map(str, written))}")

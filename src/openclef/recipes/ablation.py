@@ -3,39 +3,82 @@
 Each variant and seed: what is explained of the channels' mean and of their residuals from it, how
 the codes are used, which share of the findings' AUROC above chance a linear probe keeps, and, if
 the truth of a simulated hospital is given, whether a probe still tells the side of focal slowing.
-Whatever is reported is of held-out patients; probes are fitted on probe patients.
+Whatever is reported is of held-out patients; probes are fitted on probe patients. Every run is
+compared with the same seed of a baseline, on the same resamples of patients.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from openclef.artefact import write_json
-from openclef.benchmark.embeddings import load_models
-from openclef.benchmark.information import Share, embed_decoded, share_above_chance
-from openclef.benchmark.probe import ProbeConfig, split_scores
+from openclef.artefact import atomic
+from openclef.benchmark.information import (
+    Estimate,
+    bootstrap_r2,
+    embed_decoded,
+    share_above_chance,
+)
+from openclef.benchmark.laterality import check_sides, probe_sides
+from openclef.benchmark.protocol import make_plan
 from openclef.benchmark.rivals.handcrafted import embed_handcrafted
 from openclef.benchmark.runner import BenchmarkConfig, benchmark
-from openclef.benchmark.statistics import bootstrap_auroc
-from openclef.benchmark.tasks import EXCLUDED
+from openclef.benchmark.tasks import load_tasks
 from openclef.cohort.store import Cohort
 from openclef.errors import OpenclefError
 from openclef.recipes.recipe import changed
 from openclef.recipes.tokenizers import get_tokenizer
-from openclef.tokenizer.evaluate import Fidelity, decode_windows, measure
-from openclef.tokenizer.train import load_tokenizer, train_tokenizer
-from openclef.types import CHANNELS
+from openclef.tokenizer.evaluate import (
+    Decoded,
+    Fidelity,
+    FidelityMeter,
+    decode_windows,
+    load_fidelity,
+    measure,
+    train_mean_db,
+)
+from openclef.tokenizer.train import TokenizerStage, load_tokenizer, train_tokenizer
+from openclef.types import FloatArray
 
 REFERENCE = "spectrum_mean_sd"
-# Homologous channels, left before right.
-_LEFT = [CHANNELS.index(name) for name in ("Fp1", "F7", "F3", "T3", "C3", "T5", "P3", "O1")]
-_RIGHT = [CHANNELS.index(name) for name in ("Fp2", "F8", "F4", "T4", "C4", "T6", "P4", "O2")]
+BASELINE = "small-plain-l1"
+Run = tuple[str, int]  # tokenizer and seed
+Columns = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Ablation:
+    """Three tables. Of a number `x`, `x_low` and `x_high` are the bounds of its 95% interval, by
+    a bootstrap over patients.
+
+    runs: one row a tokenizer and seed, the first, `original`, being the spectrogram itself.
+    `tokenizer, seed`; `bits` that a window becomes; of held-out windows `n_tokens` (visible),
+    `usage, perplexity` (of the worst code of a token), `mae_db, mean_correlation,
+    residual_correlation`; `mean_r2, residual_r2` with bounds, about the train patients' mean
+    spectrum, the same for all; against the baseline's run of the same seed `mean_r2_difference`
+    and `residual_r2_ratio` with bounds (NaN where the baseline explains nothing); `kept` with
+    bounds, the share of AUROC above chance over `n_tasks` findings; and with `sides`:
+    `side_auroc`, and its difference from the original's, `side_vs_original`, and from the
+    baseline's, `side_vs_baseline`, all with bounds.
+
+    summary: one row a tokenizer: `n_seeds`, and of every number above the mean over seeds and, but
+    for bounds, the standard deviation over seeds, `*_sd`, null for a single one. Means of bounds
+    are of patients alone, and no narrower than an interval of the seeds' mean.
+
+    elsewhere: one row a cohort of `also`, tokenizer and seed: `cohort` (its folder's name),
+    `tokenizer, seed, n_windows` and the numbers from `n_tokens` to `residual_r2_ratio` as in runs,
+    of all its windows, about the mean spectrum of the cohort trained on.
+    """
+
+    runs: pl.DataFrame
+    summary: pl.DataFrame
+    elsewhere: pl.DataFrame
 
 
 def ablate_tokenizers(
@@ -45,105 +88,189 @@ def ablate_tokenizers(
     names: Sequence[str],
     seeds: Sequence[int],
     sides: pl.DataFrame | None = None,
+    also: Sequence[Cohort] = (),
     min_positives: int = 15,
     say: Callable[[str], None] = lambda _: None,
-) -> pl.DataFrame:
+) -> Ablation:
     """Train every tokenizer of `names` with every seed in `out/<name>/<seed>/`, and compare.
 
     Parameters
     ----------
     cohort : with findings among its labels.
     out : folder; what is complete there is not done again.
-    names : of `TOKENIZERS`.
+    names : of `TOKENIZERS`. The baseline is `small-plain-l1`, or the first if that is not there.
     seeds : of the training.
     sides : columns `session_id` and `is_left`, of sessions with slowing on one side; see
-        `true_sides`.
-    min_positives : patients of either class that a finding needs among the held-out ones.
+        `benchmark.laterality.true_sides`.
+    also : further cohorts, such as real recordings, to measure R2 and errors on.
+    min_positives : patients of either class that a finding needs among the held-out ones; and of
+        either side, among probe and held-out ones, a third of it among tuning ones.
     say : told what comes next.
 
-    Returns
-    -------
-    One row a tokenizer and seed: `tokenizer, seed, n_tokens, usage, perplexity, mean_r2,
-    residual_r2, mae_db, kept, kept_low, kept_high, n_tasks`, and with `sides`: `side_auroc,
-    side_low, side_high`. The first row, `original`, is the spectrogram itself.
+    Raises
+    ------
+    OpenclefError
+        Before anything is trained, if no finding or too few sides have that many patients, or two
+        cohorts of `also` share a name.
     """
-    runs = [(name, seed) for name in names for seed in seeds]
-    stages = {(name, seed): get_tokenizer(name) for name, seed in runs}
+    _check_findings(cohort, min_positives)
+    if sides is not None:
+        check_sides(cohort, sides, min_patients=min_positives)
+    folder_names = [other.folder.name for other in also]
+    if len(set(folder_names)) < len(folder_names):
+        raise OpenclefError(
+            f"cohorts to measure on are told apart by their folder's name, and two of "
+            f"{', '.join(folder_names)} share one; rename a folder"
+        )
+    stages = {(name, seed): get_tokenizer(name) for name in names for seed in seeds}
+    baseline = BASELINE if BASELINE in names else names[0]
     embeddings = [folder for folder in embed_handcrafted(cohort, out / "original")
                   if folder.name == REFERENCE]  # fmt: skip
-    fidelity: dict[tuple[str, int], dict[str, Any]] = {}
+    mean_db = _mean_db(cohort, out)
+    fidelity: dict[Run, Fidelity] = {}
+    elsewhere: dict[str, dict[Run, Fidelity]] = {name: {} for name in folder_names}
     for (name, seed), stage in stages.items():
         folder = out / name / str(seed)
         say(f"{name}, seed {seed}")
         seeded = changed(stage, train=changed(stage.train, seed=seed))
         train_tokenizer(cohort, folder / "tokenizer", config=seeded)
-        fidelity[name, seed] = _fidelity(cohort, folder)
-        model = f"{name}/{seed}"
-        embed_decoded(cohort, folder / "tokenizer", folder / "decoded", model=model)
+        fidelity[name, seed] = _evaluate(cohort, folder, mean_db, model=f"{name}/{seed}")
+        for other in also:
+            elsewhere[other.folder.name][name, seed] = _evaluate_elsewhere(other, folder, mean_db)
         embeddings.append(folder / "decoded")
     probed = _probe_findings(cohort, embeddings, min_positives)
-    sided = _probe_sides(cohort, embeddings, sides) if sides is not None else {}
-    patients = dict(cohort.sessions.select("session_id", "subject_id").iter_rows())
-    tasks = probed["task"].unique().sort().to_list()
-    if not tasks:
+    kept = _kept(cohort, probed, list(stages))
+    sided = {} if sides is None else _sides(cohort, embeddings, sides, baseline)
+    measured = _explained(cohort, fidelity, baseline)
+    rows: list[Columns] = [{"tokenizer": "original", "seed": None} | sided.get(REFERENCE, {})]
+    rows += [
+        {"tokenizer": name, "seed": seed, "bits": _bits(stage), **measured[name, seed],
+         **kept[name, seed], **sided.get(f"{name}/{seed}", {})}
+        for (name, seed), stage in stages.items()
+    ]  # fmt: skip
+    runs = pl.DataFrame(rows, infer_schema_length=None)
+    return Ablation(runs, summarise(runs), _elsewhere_table(also, elsewhere, baseline))
+
+
+def summarise(runs: pl.DataFrame) -> pl.DataFrame:
+    """`Ablation.summary` of `Ablation.runs`."""
+    numbers = [name for name in runs.columns if name not in ("tokenizer", "seed")]
+    bounds = [name for name in numbers if name.endswith(("_low", "_high"))]
+    columns = [pl.col("seed").count().alias("n_seeds")]
+    for name in numbers:
+        columns.append(pl.col(name).mean())
+        if name not in bounds:
+            columns.append(pl.col(name).std().alias(f"{name}_sd"))
+    return runs.group_by("tokenizer", maintain_order=True).agg(columns)
+
+
+def _check_findings(cohort: Cohort, min_positives: int) -> None:
+    """Whether the benchmark will report any finding."""
+    plan = make_plan(cohort, protocol="split", min_held_out_patients=1)
+    findings = [task.labels for task in load_tasks(cohort) if task.category == "finding"]
+    if not any(plan.can_fit(x) and min(plan.n_patients(x)) >= min_positives for x in findings):
         raise OpenclefError(
             f"{cohort.folder}: no finding has {min_positives} held-out patients with it and "
-            "without it; more patients are needed"
+            "without it, and probe patients of both kinds; more patients are needed"
         )
-    rows: list[dict[str, Any]] = [
-        {"tokenizer": "original", "seed": None} | sided.get(REFERENCE, {})
-    ]
-    for (name, seed), measured in fidelity.items():
-        model = f"{name}/{seed}"
-        kept = share_above_chance(probed, patients, model=model, reference=REFERENCE, tasks=tasks)
-        rows.append(
-            {"tokenizer": name, "seed": seed} | measured | _kept(kept) | sided.get(model, {})
-        )
-    return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def true_sides(hospital: Path, cohort: Cohort) -> pl.DataFrame:
-    """Sessions whose focal slowing is on one side, from the truth of a simulated hospital."""
-    truth = pl.read_parquet(hospital / "truth" / "sessions.parquet")
-    keys = cohort.sessions.select(
-        "session_id",
-        participant_id=pl.col("path").str.extract(r"(sub-[^/_]+)"),
-        name=pl.col("path").str.extract(r"(ses-[^/_]+)"),
-    )
-    joined = keys.join(
-        truth, left_on=["participant_id", "name"], right_on=["participant_id", "session_id"]
-    )
-    side = pl.col("focal_slowing_side")
-    return joined.filter(side.is_in(["left", "right"])).select("session_id", is_left=side == "left")
-
-
-def _fidelity(cohort: Cohort, folder: Path) -> dict[str, Any]:
-    """What `measure` finds on held-out sessions, kept in `fidelity.json`."""
-    path = folder / "fidelity.json"
+def _mean_db(cohort: Cohort, out: Path) -> FloatArray:
+    """What R2 is about, kept in `reference.npy`, `[19, 128]`."""
+    path = out / "reference.npy"
     if not path.exists():
-        tokenizer = load_tokenizer(folder / "tokenizer")
-        windows = decode_windows(tokenizer, cohort, cohort.rows("held_out"))
-        write_json(path, _numbers(measure(tokenizer, windows)))
-    found: dict[str, Any] = json.loads(path.read_text())
+        mean_db = train_mean_db(cohort)
+        with atomic(path) as temporary, temporary.open("wb") as handle:
+            np.save(handle, mean_db, allow_pickle=False)
+    found: FloatArray = np.load(path, allow_pickle=False)
     return found
 
 
-def _numbers(fidelity: Fidelity) -> dict[str, Any]:
-    return {
-        "n_tokens": fidelity.n_tokens,
-        "usage": min(fidelity.usage),
-        "perplexity": min(fidelity.perplexity),
-        "mean_r2": fidelity.mean_r2,
-        "residual_r2": fidelity.residual_r2,
-        "mae_db": float(fidelity.absolute_db.sum() / fidelity.n.sum()),
-    }
+def _evaluate(cohort: Cohort, folder: Path, mean_db: FloatArray, *, model: str) -> Fidelity:
+    """Embed what is decoded; what is found of held-out windows on the way, `fidelity.npz`."""
+    path = folder / "fidelity.npz"
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    held_out = cohort.rows("held_out")
+    of_interest = set(held_out.tolist())
+    meter, seen = FidelityMeter(tokenizer, mean_db=mean_db), set[int]()
+
+    def look(window: Decoded) -> None:
+        if window.row in of_interest:
+            meter.add(window)
+            seen.add(window.row)
+
+    embed_decoded(cohort, folder / "tokenizer", folder / "decoded", model=model, look=look)
+    if not path.exists():
+        if seen == of_interest:
+            meter.result().save(path)
+        else:  # embedded by a run that was killed before it wrote this
+            windows = decode_windows(tokenizer, cohort, held_out)
+            measure(tokenizer, windows, mean_db=mean_db).save(path)
+    return load_fidelity(path)
 
 
-def _kept(share: Share) -> dict[str, Any]:
-    return {
-        "kept": share.value, "kept_low": share.low, "kept_high": share.high,
-        "n_tasks": share.n_tasks,
-    }  # fmt: skip
+def _evaluate_elsewhere(cohort: Cohort, folder: Path, mean_db: FloatArray) -> Fidelity:
+    """What is found of all windows of another cohort, kept by its hash."""
+    path = folder / "elsewhere" / f"{cohort.folder.name}-{cohort.hash[:12]}.npz"
+    if not path.exists():
+        tokenizer = load_tokenizer(folder / "tokenizer")
+        windows = decode_windows(tokenizer, cohort, cohort.rows(), label=cohort.folder.name)
+        measure(tokenizer, windows, mean_db=mean_db).save(path)
+    return load_fidelity(path)
+
+
+def _bits(stage: TokenizerStage) -> float:
+    """What a window becomes."""
+    quantiser = stage.model.quantiser
+    return stage.model.n_tokens * quantiser.n_quantisers * math.log2(quantiser.n_codes)
+
+
+def _explained(
+    cohort: Cohort, fidelity: Mapping[Run, Fidelity], baseline: str
+) -> dict[Run, Columns]:
+    """Columns from `n_tokens` to `residual_r2_ratio` of each run on the same windows."""
+    runs = list(fidelity)
+    rows = fidelity[runs[0]].rows
+    if not all(np.array_equal(one.rows, rows) for one in fidelity.values()):
+        raise RuntimeError("runs were measured on different windows")
+    of_row = cohort.windows.select("row", "session_id").join(
+        cohort.sessions.select("session_id", "subject_id"), on="session_id"
+    )
+    patient = dict(of_row.select("row", "subject_id").iter_rows())
+    _, patients = np.unique([patient[row] for row in rows.tolist()], return_inverse=True)
+    sums_MN4 = np.stack([one.by_window for one in fidelity.values()])
+    mean, residual = (
+        bootstrap_r2(sums_MN4[..., i], variances_MN=sums_MN4[..., i + 1], patients=patients)
+        for i in (0, 2)
+    )
+    found: dict[Run, Columns] = {}
+    for m, (run, one) in enumerate(fidelity.items()):
+        base = runs.index((baseline, run[1]))
+        found[run] = {
+            "n_tokens": one.n_tokens,
+            "usage": min(one.usage),
+            "perplexity": min(one.perplexity),
+            "mae_db": float(one.absolute_db.sum() / one.n.sum()),
+            "mean_correlation": one.mean_correlation,
+            "residual_correlation": one.residual_correlation,
+            **_bounded("mean_r2", mean.of(m)),
+            **_bounded("residual_r2", residual.of(m)),
+            **_bounded("mean_r2_difference", mean.difference(m, base)),
+            **_bounded("residual_r2_ratio", residual.ratio(m, base)),
+        }
+    return found
+
+
+def _elsewhere_table(
+    also: Sequence[Cohort], elsewhere: Mapping[str, Mapping[Run, Fidelity]], baseline: str
+) -> pl.DataFrame:
+    rows: list[Columns] = []
+    for cohort in also:
+        fidelity = elsewhere[cohort.folder.name]
+        for (name, seed), columns in _explained(cohort, fidelity, baseline).items():
+            keys = {"cohort": cohort.folder.name, "tokenizer": name, "seed": seed}
+            rows.append(keys | {"n_windows": fidelity[name, seed].n_windows} | columns)
+    return pl.DataFrame(rows, infer_schema_length=None)
 
 
 def _probe_findings(cohort: Cohort, embeddings: Sequence[Path], min_positives: int) -> pl.DataFrame:
@@ -172,30 +299,37 @@ def _probe_findings(cohort: Cohort, embeddings: Sequence[Path], min_positives: i
     return pl.concat(tables)
 
 
-def _probe_sides(
-    cohort: Cohort, embeddings: Sequence[Path], sides: pl.DataFrame
-) -> dict[str, dict[str, Any]]:
-    """AUROC of left against right from left-minus-right differences of mean and deviation."""
-    index = cohort.sessions.select("session_id", "split", "subject_id").join(
-        sides, on="session_id", how="left", maintain_order="left"
-    )
-    labels = index["is_left"].cast(pl.Int8).fill_null(EXCLUDED).to_numpy()
-    splits, patients = index["split"].to_numpy(), index["subject_id"].to_numpy()
-    reported = (labels != EXCLUDED) & (splits == "held_out")
-    found: dict[str, dict[str, Any]] = {}
-    for model in load_models(embeddings, cohort):
-        features = model.vectors.reshape(len(index), 2, len(CHANNELS), -1)
-        differences = (features[:, :, _LEFT] - features[:, :, _RIGHT]).reshape(len(index), -1)
-        scores = split_scores(
-            differences, labels_KN=labels[None], splits=splits.astype(str), patients=patients,
-            config=ProbeConfig(),
-        )[0, reported]  # fmt: skip
-        result = bootstrap_auroc(
-            labels[reported], scores_MN=scores[None], patients=patients[reported],
-            n_resamples=1000, rng=np.random.default_rng(0),
-        )  # fmt: skip
-        low, high = result.interval(0)
-        found[model.name] = {
-            "side_auroc": float(result.value[0]), "side_low": low, "side_high": high
-        }  # fmt: skip
+def _kept(cohort: Cohort, probed: pl.DataFrame, runs: Sequence[Run]) -> dict[Run, Columns]:
+    """Share of the findings' AUROC above chance that each run keeps of the original's."""
+    patients = dict(cohort.sessions.select("session_id", "subject_id").iter_rows())
+    tasks = probed["task"].unique().sort().to_list()
+    found: dict[Run, Columns] = {}
+    for name, seed in runs:
+        share = share_above_chance(
+            probed, patients, model=f"{name}/{seed}", reference=REFERENCE, tasks=tasks
+        )
+        found[name, seed] = {**_bounded("kept", share), "n_tasks": share.n_tasks}
     return found
+
+
+def _sides(
+    cohort: Cohort, embeddings: Sequence[Path], sides: pl.DataFrame, baseline: str
+) -> dict[str, Columns]:
+    """Columns from `side_auroc` on of the original, the first of `embeddings`, and every run."""
+    names, result = probe_sides(cohort, embeddings, sides)
+    found: dict[str, Columns] = {}
+    for m, name in enumerate(names):
+        found[name] = _bounded("side_auroc", Estimate(float(result.value[m]), *result.interval(m)))
+        if m:
+            base = names.index(f"{baseline}/{name.rpartition('/')[2]}")
+            for what, other in (("original", 0), ("baseline", base)):
+                difference = Estimate(*result.difference(m, other)[:3])
+                found[name] |= _bounded(f"side_vs_{what}", difference)
+    return found
+
+
+def _bounded(name: str, estimate: Estimate) -> Columns:
+    """A number's three columns."""
+    return {
+        name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high
+    }  # fmt: skip

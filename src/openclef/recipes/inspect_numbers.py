@@ -242,11 +242,9 @@ def _finite(cohort: Cohort, rows: Ints) -> Ints:
 def _cleared(windows: Iterator[Decoded]) -> Iterator[Decoded]:
     """The same, zero where they are hidden and not finite."""
     for window in windows:
-        original = window.original
-        if not np.isfinite(original.power_db).all():
-            finite = np.nan_to_num(original.power_db, nan=0.0, posinf=0.0, neginf=0.0)
-            window = replace(window, original=replace(original, power_db=finite))
-        yield window
+        power_db = window.original.power_db
+        finite_db = np.where(np.isfinite(power_db), power_db, np.float32(0))
+        yield replace(window, original=replace(window.original, power_db=finite_db))
 
 
 def _products(window: Decoded, expected_db: FloatArray) -> tuple[Floats, float]:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 
+from openclef.artefact import atomic
+from openclef.cohort.shards import N_FREQS
 from openclef.cohort.store import FREQ_STEP_HZ, Cohort
+from openclef.errors import OpenclefError
 from openclef.tokenizer.objective import split_channels
-from openclef.tokenizer.train import stack
+from openclef.tokenizer.train import check_finite, stack
 from openclef.tokenizer.vqgan import CLAMP_DB, Vqgan, scale
 from openclef.training.loop import best_device
-from openclef.types import FloatArray, Spectrogram
+from openclef.types import CHANNELS, FloatArray, Spectrogram
 
 BATCH_SIZE = 4
 Floats = NDArray[np.float64]
+# Sums of single windows, in the order of `Fidelity.by_window`.
+_OF_WINDOW = ("mean_error", "mean_variance", "residual_error", "residual_variance")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,21 +45,32 @@ class Decoded:
 class Fidelity:
     """Sums over the visible cells of many windows; properties say what they mean.
 
-    All are `[19, F]`. n: cells. absolute_db, squared_db: of the error. Variances are about what
-    the tokenizer knows without a token, the train patients' mean of each channel and frequency:
-    of the across-channel mean (`mean_*`, the same in every row) and of the residuals from it.
-    code_counts `[Q, n_codes]`: of visible tokens.
+    Those of cells are `[19, F]`: n counts them; absolute_db, squared_db are of the error. The
+    others are of squares, of the across-channel mean (`mean_*`, the same in every row) and of the
+    residuals from it: `*_error`; `*_variance`, of the original about a mean spectrum that was
+    given; `*_decoded`, of what is decoded about the same. Only with the same mean spectrum can R2
+    of two tokenizers be compared, see `train_mean_db`.
+
+    code_counts `[Q, n_codes]`: of visible tokens. rows `[N]`: of the windows in their cohort.
+    by_window `[N, 4]`: mean_error, mean_variance, residual_error, residual_variance of each.
     """
 
-    n_windows: int
     n: Floats
     absolute_db: Floats
     squared_db: Floats
     mean_error: Floats
     mean_variance: Floats
+    mean_decoded: Floats
     residual_error: Floats
     residual_variance: Floats
+    residual_decoded: Floats
     code_counts: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    by_window: Floats
+
+    @property
+    def n_windows(self) -> int:
+        return len(self.rows)
 
     @property
     def mae_db(self) -> Floats:
@@ -68,6 +86,16 @@ class Fidelity:
     def residual_r2(self) -> float:
         """Explained variance of the channels' residuals from their mean."""
         return 1 - float(self.residual_error.sum() / self.residual_variance.sum())
+
+    @property
+    def mean_correlation(self) -> float:
+        """Of decoded and original across-channel mean, both about the mean spectrum."""
+        return _correlation(self.mean_error, self.mean_variance, self.mean_decoded)
+
+    @property
+    def residual_correlation(self) -> float:
+        """The same of the channels' residuals."""
+        return _correlation(self.residual_error, self.residual_variance, self.residual_decoded)
 
     @property
     def n_tokens(self) -> int:
@@ -100,18 +128,77 @@ class Fidelity:
             )
         return found
 
+    def __add__(self, other: Fidelity) -> Fidelity:
+        """Of the windows of both: sums are added, what is of single windows is put in a row."""
+        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        return Fidelity(
+            **{
+                name: np.concatenate(pair) if name in ("rows", "by_window") else pair[0] + pair[1]
+                for name, pair in pairs.items()
+            }
+        )
+
+    def save(self, path: Path) -> None:
+        """Write all of it as `*.npz`."""
+        with atomic(path) as temporary, temporary.open("wb") as handle:
+            np.savez_compressed(handle, **{f.name: getattr(self, f.name) for f in fields(self)})
+
+
+def load_fidelity(path: Path) -> Fidelity:
+    """Read what `Fidelity.save` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return Fidelity(**arrays)
+
+
+def train_mean_db(cohort: Cohort, *, n_windows: int = 500, seed: int = 0) -> FloatArray:
+    """Mean spectrum of a cohort's train patients: what R2 of every tokenizer of it is about.
+
+    A tokenizer's own (`Vqgan.spectrum`) is a moving average that differs from one to the next.
+
+    Parameters
+    ----------
+    cohort : whose train windows to read.
+    n_windows : drawn at random, all if there are fewer.
+    seed : of the draw.
+
+    Returns
+    -------
+    `[19, 128]`, dB: mean of the visible cells, clamped as the tokenizer clamps; 0 of a channel
+    that is visible in none of the windows.
+
+    Raises
+    ------
+    OpenclefError
+        If a visible value is NaN or infinite.
+    """
+    rows = cohort.rows("train")
+    chosen = np.random.default_rng(seed).choice(rows, min(n_windows, len(rows)), replace=False)
+    total_db, n_frames = np.zeros((len(CHANNELS), N_FREQS)), np.zeros((len(CHANNELS), 1))
+    for row in track(np.sort(chosen), "mean spectrum"):
+        window = _read(cohort, row)
+        shown = ~(window.channel_mask[:, None, None] | window.time_mask)
+        power_db = np.where(shown, window.power_db.clip(-CLAMP_DB, CLAMP_DB), np.float32(0))
+        total_db += power_db.sum(-1, dtype=np.float64)
+        n_frames += shown.sum(-1)
+    mean_db: FloatArray = (total_db / np.maximum(n_frames, 1)).astype(np.float32)
+    return mean_db
+
 
 @torch.no_grad()
 def decode_windows(
     tokenizer: Vqgan, cohort: Cohort, rows: NDArray[np.int64], *, label: str = "decoding tokens"
 ) -> Iterator[Decoded]:
-    """Tokenize windows of a cohort and decode them again, in batches."""
+    """Tokenize windows of a cohort and decode them again, in batches.
+
+    Raises OpenclefError, naming the session, at a window with a visible value that is NaN or
+    infinite.
+    """
     device = best_device()
     tokenizer.to(device).eval()
     starts = range(0, len(rows), BATCH_SIZE)
     for start in track(starts, label):
         part = rows[start : start + BATCH_SIZE]
-        windows = [cohort.spectrogram(row) for row in part]
+        windows = [_read(cohort, row) for row in part]
         batch = {name: value.to(device) for name, value in stack(windows).items()}
         ids, hidden = tokenizer.tokenize(
             scale(batch["power_db"]), batch["channel_mask"], batch["time_mask"]
@@ -124,45 +211,94 @@ def decode_windows(
             )  # fmt: skip
 
 
-def measure(tokenizer: Vqgan, windows: Iterator[Decoded]) -> Fidelity:
-    """Add up what `decode_windows` gives; needs at least one window."""
-    n_codes = tokenizer.config.quantiser.n_codes
-    expected_db = tokenizer.spectrum.mean.cpu() * CLAMP_DB
-    sums: dict[str, Tensor] = {}
-    counts = np.zeros((tokenizer.config.quantiser.n_quantisers, n_codes), np.int64)
-    n_windows = 0
-    for window in windows:
-        n_windows += 1
-        for name, value in _sums(window, expected_db).items():
-            sums[name] = sums.get(name, torch.zeros(())) + value.double()
+class FidelityMeter:
+    """Adds up what `decode_windows` gives, window by window.
+
+    mean_db: spectrum `[19, F]` about which variance is taken, in dB; to compare tokenizers, that
+    of `train_mean_db` for all of them.
+    """
+
+    def __init__(self, tokenizer: Vqgan, *, mean_db: FloatArray) -> None:
+        quantiser = tokenizer.config.quantiser
+        self._n_quantisers, self._n_codes = quantiser.n_quantisers, quantiser.n_codes
+        self._mean_db = torch.from_numpy(mean_db)[..., None]
+        self._total: Fidelity | None = None
+
+    def add(self, window: Decoded) -> Fidelity:
+        """Take in one window; returns what is of it alone."""
+        sums = {
+            name: value.numpy().astype(np.float64)
+            for name, value in _sums(window, self._mean_db).items()
+        }
         seen = np.broadcast_to(~window.hidden[:, None, :], window.ids.shape[:-1])
-        for q in range(len(counts)):
-            counts[q] += np.bincount(window.ids[..., q][seen], minlength=n_codes)
-    if not n_windows:
-        raise ValueError("no window to measure")
-    return Fidelity(
-        n_windows=n_windows, code_counts=counts,
-        **{name: value.numpy() for name, value in sums.items()},
-    )  # fmt: skip
+        one = Fidelity(
+            **sums,
+            code_counts=np.stack(
+                [
+                    np.bincount(window.ids[..., q][seen], minlength=self._n_codes)
+                    for q in range(self._n_quantisers)
+                ]
+            ),
+            rows=np.array([window.row]),
+            by_window=np.array([[sums[name].sum() for name in _OF_WINDOW]]),
+        )
+        self._total = one if self._total is None else self._total + one
+        return one
+
+    def result(self) -> Fidelity:
+        """Of all windows so far; raises ValueError if there was none."""
+        if self._total is None:
+            raise ValueError("no window to measure")
+        return self._total
 
 
-def _sums(window: Decoded, expected_db: Tensor) -> dict[str, Tensor]:
+def measure(tokenizer: Vqgan, windows: Iterable[Decoded], *, mean_db: FloatArray) -> Fidelity:
+    """Add up what `decode_windows` gives; raises ValueError if that is no window.
+
+    mean_db: as for `FidelityMeter`.
+    """
+    meter = FidelityMeter(tokenizer, mean_db=mean_db)
+    for window in windows:
+        meter.add(window)
+    return meter.result()
+
+
+def _sums(window: Decoded, mean_db: Tensor) -> dict[str, Tensor]:
     shown_C = torch.from_numpy(~window.original.channel_mask)[None, :, None, None].float()
     shown = shown_C * torch.from_numpy(~window.original.time_mask).float()
     x = torch.from_numpy(window.original.power_db)[None].clamp(-CLAMP_DB, CLAMP_DB)
     error = torch.where(shown > 0, torch.from_numpy(window.power_db)[None] - x, 0.0)
-    spread = torch.where(shown > 0, x - expected_db, 0.0)
+    spread = torch.where(shown > 0, x - mean_db, 0.0)
     error_parts, spread_parts = split_channels(error, shown_C), split_channels(spread, shown_C)
 
     def total(values: Tensor) -> Tensor:
         return (values * shown).sum((0, 3))
 
-    return {
+    sums = {
         "n": total(torch.ones_like(x)),
         "absolute_db": total(error.abs()),
         "squared_db": total(error.square()),
-        "mean_error": total(error_parts.mean.square()),
-        "mean_variance": total(spread_parts.mean.square()),
-        "residual_error": total(error_parts.residual.square()),
-        "residual_variance": total(spread_parts.residual.square()),
     }
+    for name in ("mean", "residual"):
+        of_error, of_spread = getattr(error_parts, name), getattr(spread_parts, name)
+        sums[f"{name}_error"] = total(of_error.square())
+        sums[f"{name}_variance"] = total(of_spread.square())
+        sums[f"{name}_decoded"] = total((of_spread + of_error).square())
+    return sums
+
+
+def _correlation(error: Floats, variance: Floats, decoded: Floats) -> float:
+    """Of x and y from sums of (y - x)^2, x^2 and y^2."""
+    xx, yy = variance.sum(), decoded.sum()
+    return float((xx + yy - error.sum()) / 2 / np.sqrt(np.maximum(xx * yy, 1e-12)))
+
+
+def _read(cohort: Cohort, row: int) -> Spectrogram:
+    """A window that is finite where it is visible; OpenclefError names its session if not."""
+    spectrogram = cohort.spectrogram(row)
+    try:
+        check_finite(spectrogram)
+    except OpenclefError as error:
+        name = cohort.windows.filter(pl.col("row") == row)["session_id"][0]
+        raise OpenclefError(f"{cohort.folder}: session {name}: {error}") from error
+    return spectrogram

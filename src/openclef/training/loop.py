@@ -215,7 +215,9 @@ def _train_step(
 
 
 @torch.no_grad()
-def _validate(state: RunState, validation: Sequence[Batch], config: TrainConfig) -> dict[str, float]:
+def _validate(
+    state: RunState, validation: Sequence[Batch], config: TrainConfig
+) -> dict[str, float]:
     """Mean losses of the averaged weights over the validation batches, at fixed seeds.
 
     Each process works on some of the batches, as if alone; their losses meet in one table, so that
