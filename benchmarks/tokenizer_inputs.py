@@ -64,7 +64,7 @@ from openclef.signal.multitaper import MAX_FREQ_HZ, STEP_S
 from openclef.signal.multitaper import WINDOW_S as FRAME_S
 from openclef.signal.spectrogram import HIDDEN_DB
 from openclef.simulate import expected_recordings
-from openclef.tokenizer.evaluate import Decoded, Fidelity, decode_windows, measure
+from openclef.tokenizer.evaluate import Decoded, Fidelity, decode_windows, measure, train_mean_db
 from openclef.tokenizer.train import load_tokenizer, train_tokenizer
 from openclef.tokenizer.vqgan import CLAMP_DB, Vqgan
 from openclef.types import SFREQ_HZ, SPLITS, WINDOW_S, FloatArray, Recording
@@ -286,7 +286,10 @@ def evaluate(
                 if window.row in held_out:
                     yield replace(window, original=in_db.spectrogram(window.row), power_db=power_db)
 
-        write_json(folder / "fidelity.json", numbers(measure(expects, held_out_windows())))
+        write_json(
+            folder / "fidelity.json",
+            numbers(measure(expects, held_out_windows(), mean_db=train_mean_db(in_db))),
+        )
         windows = cohort.windows.sort("row").filter(pl.col("row").is_in(list(vectors)))
         write_embeddings(
             stage.folder / TABLE,

@@ -19,6 +19,7 @@ from openclef.encoder.objective import EncoderLossConfig
 from openclef.encoder.train import EncoderStage
 from openclef.encoder.transformer import EncoderConfig
 from openclef.recipes.recipe import Recipe
+from openclef.tokenizer.objective import TokenizerLossConfig
 from openclef.tokenizer.quantisers import EmaConfig
 from openclef.tokenizer.train import TokenizerStage
 from openclef.tokenizer.vqgan import TokenizerConfig
@@ -50,6 +51,7 @@ def recipe() -> Recipe:
         splits=SplitConfig(train=0.4, probe=0.2, tuning=0.1, held_out=0.3),
         tokenizer=TokenizerStage(
             model=tokenizer,
+            loss=TokenizerLossConfig(adversary_width=16),
             train=TrainConfig(
                 n_steps=150,
                 batch_size=4,
