@@ -19,6 +19,15 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Models in tests are so small that threads only wait for each other."""
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _a_site_key_of_the_tests_own() -> None:
     """No test reads or makes the user's own key."""
     os.environ["OPENCLEF_SITE_KEY"] = "ab" * 32

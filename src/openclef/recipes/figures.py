@@ -30,7 +30,8 @@ def sections(source: Source, cohort: Cohort, out: Path) -> list[Section]:
     return [_losses(out), _session(source, cohort, CLEF.from_pretrained(out / "model"))]
 
 
-def _png(canvas: Canvas, caption: str, alt: str) -> Figure:
+def png(canvas: Canvas, caption: str, alt: str) -> Figure:
+    """A figure of the report as PNG; the same drawing gives the same bytes."""
     buffer = io.BytesIO()
     # No software version in the file: the same run gives the same bytes.
     canvas.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
@@ -61,7 +62,7 @@ def _losses(out: Path) -> Section:
         title="Training",
         text="The weights kept are the moving average that was best on tuning patients; their "
         "loss there: " + "; ".join(told) + ".",
-        figures=[_png(canvas, "Loss of each stage.", "Line plots of training and tuning loss.")],
+        figures=[png(canvas, "Loss of each stage.", "Line plots of training and tuning loss.")],
     )
 
 
@@ -115,7 +116,7 @@ def _draw_waveform(recording: Recording, name: str) -> Figure:
         f"{WAVEFORM_S:g} s of session {name}, channels {gap_uv:.0f} uV apart", fontsize=10
     )
     axis.margins(x=0)
-    return _png(canvas, "Waveform, filtered.", f"EEG traces of {len(shown)} channels.")
+    return png(canvas, "Waveform, filtered.", f"EEG traces of {len(shown)} channels.")
 
 
 def _draw_tokens(
@@ -157,7 +158,7 @@ def _draw_tokens(
         cmap="twilight",
     )
     axes[4].set_xlabel("time (s)")
-    return _png(
+    return png(
         canvas,
         "Spectrogram, tokens and their reconstruction.",
         "Five images over time and frequency: original and decoded mean power, original and "

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from openclef.cohort.store import FREQ_STEP_HZ
-from openclef.recipes.figures import _png as png
+from openclef.recipes.figures import png
 from openclef.recipes.inspect_figures import (
     HEAD,
     LINES,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from openclef.benchmark.report import Figure
 from openclef.benchmark.rivals.handcrafted import BANDS_HZ
 from openclef.cohort.store import FREQ_STEP_HZ
-from openclef.recipes.figures import _png as png
+from openclef.recipes.figures import png
 from openclef.recipes.inspect_numbers import by_band
 from openclef.tokenizer.evaluate import Decoded, Fidelity, Floats
 from openclef.tokenizer.vqgan import CLAMP_DB

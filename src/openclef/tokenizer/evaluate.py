@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
@@ -16,9 +15,8 @@ from torch import Tensor
 from openclef.artefact import atomic
 from openclef.cohort.shards import N_FREQS
 from openclef.cohort.store import FREQ_STEP_HZ, Cohort
-from openclef.errors import OpenclefError
 from openclef.tokenizer.objective import split_channels
-from openclef.tokenizer.train import check_finite, stack
+from openclef.tokenizer.train import read_finite, stack
 from openclef.tokenizer.vqgan import CLAMP_DB, Vqgan, scale
 from openclef.training.loop import best_device
 from openclef.types import CHANNELS, FloatArray, Spectrogram
@@ -175,7 +173,7 @@ def train_mean_db(cohort: Cohort, *, n_windows: int = 500, seed: int = 0) -> Flo
     chosen = np.random.default_rng(seed).choice(rows, min(n_windows, len(rows)), replace=False)
     total_db, n_frames = np.zeros((len(CHANNELS), N_FREQS)), np.zeros((len(CHANNELS), 1))
     for row in track(np.sort(chosen), "mean spectrum"):
-        window = _read(cohort, row)
+        window = read_finite(cohort, row)
         shown = ~(window.channel_mask[:, None, None] | window.time_mask)
         power_db = np.where(shown, window.power_db.clip(-CLAMP_DB, CLAMP_DB), np.float32(0))
         total_db += power_db.sum(-1, dtype=np.float64)
@@ -198,7 +196,7 @@ def decode_windows(
     starts = range(0, len(rows), BATCH_SIZE)
     for start in track(starts, label):
         part = rows[start : start + BATCH_SIZE]
-        windows = [_read(cohort, row) for row in part]
+        windows = [read_finite(cohort, row) for row in part]
         batch = {name: value.to(device) for name, value in stack(windows).items()}
         ids, hidden = tokenizer.tokenize(
             scale(batch["power_db"]), batch["channel_mask"], batch["time_mask"]
@@ -291,14 +289,3 @@ def _correlation(error: Floats, variance: Floats, decoded: Floats) -> float:
     """Of x and y from sums of (y - x)^2, x^2 and y^2."""
     xx, yy = variance.sum(), decoded.sum()
     return float((xx + yy - error.sum()) / 2 / np.sqrt(np.maximum(xx * yy, 1e-12)))
-
-
-def _read(cohort: Cohort, row: int) -> Spectrogram:
-    """A window that is finite where it is visible; OpenclefError names its session if not."""
-    spectrogram = cohort.spectrogram(row)
-    try:
-        check_finite(spectrogram)
-    except OpenclefError as error:
-        name = cohort.windows.filter(pl.col("row") == row)["session_id"][0]
-        raise OpenclefError(f"{cohort.folder}: session {name}: {error}") from error
-    return spectrogram

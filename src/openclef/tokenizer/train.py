@@ -133,7 +133,7 @@ def train_tokenizer(cohort: Cohort, out: Path, *, config: TokenizerStage) -> Art
     def load_batch(indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> Batch:
         crops, dropped = [], []
         for row, rng in zip(train_rows[indices], rngs, strict=True):
-            crop = crop_frames(_read(cohort, row), config.crop_frames, rng)
+            crop = crop_frames(read_finite(cohort, row), config.crop_frames, rng)
             crop = replace(crop, time_mask=drop_time(crop.time_mask, config, rng))
             crops.append(crop)
             dropped.append(dropped_channels(crop.channel_mask, config, rng))
@@ -174,10 +174,10 @@ class _Windows(Sequence[Batch]):
     def __getitem__(self, index: int | slice) -> Batch | Sequence[Batch]:
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
-        return stack([_read(self._cohort, row) for row in self._parts[index]])
+        return stack([read_finite(self._cohort, row) for row in self._parts[index]])
 
 
-def _read(cohort: Cohort, row: int) -> Spectrogram:
+def read_finite(cohort: Cohort, row: int) -> Spectrogram:
     """A window that is finite where it is visible; OpenclefError names its session if not."""
     spectrogram = cohort.spectrogram(row)
     try:
