@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -51,10 +50,15 @@ class TokenizerLossConfig(BaseModel):
     continuous_share: float = Field(0.1, ge=0, lt=1)
 
 
-def global_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Mean of `values` weighted by `weights` (broadcast) over all processes; 0 if none counts."""
-    weights = weights.to(values.dtype).expand_as(values)
-    return world_size() * (values * weights).sum() / all_sum(weights.sum()).clamp(min=1)
+def global_mean(values: Tensor, weights: Tensor, *, is_masked: bool = False) -> Tensor:
+    """Mean of `values` weighted by `weights` (broadcast) over all processes; 0 if none counts.
+
+    is_masked: `values` are 0 already where `weights` are, which saves a pass over large ones.
+    """
+    weights = weights.to(values.dtype)
+    total = values.sum() if is_masked else (values * weights).sum()
+    count = weights.sum() * (values.numel() / weights.numel())
+    return world_size() * total / all_sum(count).clamp(min=1)
 
 
 class Parts(NamedTuple):
@@ -83,33 +87,39 @@ def reconstruction_terms(
     shown_C = (~channel_mask)[:, :, None, None].to(x_BCFT.dtype)
     shown_T = (~time_mask)[:, None, None, :].to(x_BCFT.dtype)
     shown = shown_C * shown_T
+    # Zero where hidden, and so are all that follows from them: one mask a side is enough.
     x, y = torch.where(shown > 0, x_BCFT, 0.0), torch.where(shown > 0, y_BCFT, 0.0)
-    error = split_channels(x - y, shown_C)
-    any_C = (shown_C.sum(1, keepdim=True) > 0).to(x.dtype)
-    residual_x, residual_y = (
-        split_channels(x, shown_C).residual,
-        split_channels(y, shown_C).residual,
-    )
-    correlation = F.cosine_similarity(residual_x, residual_y, dim=1, eps=1e-4)[:, None]
-    several_C = (shown_C.sum(1, keepdim=True) > 1).to(x.dtype)
-    n_frames = shown_T.sum(-1, keepdim=True).clamp(min=1)
-    mean_x, mean_y = x.sum(-1, keepdim=True) / n_frames, y.sum(-1, keepdim=True) / n_frames
-    moments = (mean_x - mean_y).abs() + (
-        _deviation(x, mean_x, shown, n_frames) - _deviation(y, mean_y, shown, n_frames)
-    ).abs()
-    has_frames = (shown_T.sum(-1, keepdim=True) > 1).to(x.dtype)
+    parts_x, parts_y = split_channels(x, shown_C), split_channels(y, shown_C)
+    n_shown = shown_C.sum(1, keepdim=True)
+    any_C, several_C = (n_shown > 0).to(x.dtype), (n_shown > 1).to(x.dtype)
+    n_frames = shown_T.sum(-1, keepdim=True)
+    moments_x, moments_y = _moments(x, n_frames), _moments(y, n_frames)
+    moments = (moments_x[0] - moments_y[0]).abs() + (moments_x[1] - moments_y[1]).abs()
     return {
-        "l1": global_mean((x - y).abs(), shown),
-        "mean_l1": global_mean(error.mean.abs(), shown_T * any_C),
-        "residual_l1": global_mean(error.residual.abs(), shown * several_C),
-        "decorrelation": global_mean(1 - correlation, shown_T * several_C),
-        "moments": global_mean(moments, shown_C * has_frames),
+        "l1": global_mean((x - y).abs(), shown, is_masked=True),
+        "mean_l1": global_mean((parts_x.mean - parts_y.mean).abs(), shown_T * any_C),
+        "residual_l1": global_mean(
+            (parts_x.residual - parts_y.residual).abs(), shown * several_C, is_masked=True
+        ),
+        "decorrelation": global_mean(
+            1 - _correlation(parts_x.residual, parts_y.residual), shown_T * several_C
+        ),
+        "moments": global_mean(moments, shown_C * (n_frames > 1)),
     }
 
 
-def _deviation(x: Tensor, mean: Tensor, shown: Tensor, n_frames: Tensor) -> Tensor:
-    square = ((x - mean).square() * shown).sum(-1, keepdim=True) / n_frames
-    return (square + 1e-6).sqrt()
+def _correlation(x_BCFT: Tensor, y_BCFT: Tensor) -> Tensor:
+    """Of residuals over channels, `[B, 1, F, T]`; 0 where one has none."""
+    squares = x_BCFT.square().sum(1, keepdim=True) * y_BCFT.square().sum(1, keepdim=True)
+    return (x_BCFT * y_BCFT).sum(1, keepdim=True) * torch.rsqrt(squares + 1e-8)
+
+
+def _moments(x_BCFT: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation over visible frames, `[B, C, F, 1]` each, of what is 0 in the others."""
+    n = n_frames.clamp(min=1)
+    mean = x_BCFT.sum(-1, keepdim=True) / n
+    variance = x_BCFT.square().sum(-1, keepdim=True) / n - mean.square()
+    return mean, (variance.clamp(min=0) + 1e-6).sqrt()
 
 
 class TokenizerObjective(nn.Module):
