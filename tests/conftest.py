@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session")
+def run_two_processes() -> Callable[[Path, Path], str]:
+    """Runs a script under torchrun, two processes, its argument a folder; gives stderr."""
+
+    def run(script: Path, out: Path) -> str:
+        command = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        done = subprocess.run(
+            [sys.executable, "-m", *command, str(script), str(out)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stderr
+
+    return run
 
 
 @pytest.fixture(scope="session")

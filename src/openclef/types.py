@@ -26,6 +26,9 @@ CHANNELS = (
     "O1", "O2", "T6", "P4", "Pz", "P3", "T5", "T3", "C3", "Cz",
     "C4", "T4", "F8", "F4", "Fz", "F3", "F7", "Fp1", "Fp2",
 )  # fmt: skip
+# Homologous channels, left and right in the same order.
+LEFT = ("Fp1", "F7", "F3", "T3", "C3", "T5", "P3", "O1")
+RIGHT = ("Fp2", "F8", "F4", "T4", "C4", "T6", "P4", "O2")
 SFREQ_HZ = 200.0
 WINDOW_S = 1280
 MIN_LAST_WINDOW_S = 60.0

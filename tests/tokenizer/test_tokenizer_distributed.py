@@ -1,8 +1,5 @@
 """Two processes under torchrun train the tokenizer that one trains."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,17 +12,11 @@ SCRIPT = Path(two_tokenizers.__file__)
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, run_two_processes):
     """(weights of one process, its losses, weights of each of two, their losses)."""
     out = tmp_path_factory.mktemp("tokenizers")
     weights, stage = two_tokenizers.train(out / "one")
-    command = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT), str(out)]
-    done = subprocess.run(
-        [sys.executable, "-m", *command],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=180, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_two_processes(SCRIPT, out)
     two = [checkpoint.load_tensors(out / f"rank{rank}.safetensors")[0] for rank in (0, 1)]
     other = two_tokenizers.artefact.Artefact(out / "two", "tokenizer", {}, {})
     rows = [[r for r in s.metrics() if r["split"] == "train"] for s in (stage, other)]

@@ -1,8 +1,5 @@
 """Two processes under torchrun, on the CPU, train as one does."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,19 +12,13 @@ SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def two(tmp_path_factory, run_two_processes):
     """Folder in which two processes have run; `from_one` was begun by one."""
     out = tmp_path_factory.mktemp("two")
     with pytest.raises(KeyboardInterrupt):
         toys.run(out / "from_one", stop_at=9)
-    command = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT), str(out)]
-    done = subprocess.run(
-        [sys.executable, "-m", *command],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr.count("no files for TensorBoard") <= 1
+    stderr = run_two_processes(SCRIPT, out)
+    assert stderr.count("no files for TensorBoard") <= 1
     return out
 
 

@@ -15,11 +15,10 @@ from openclef.benchmark.statistics import AurocBootstrap, bootstrap_auroc
 from openclef.benchmark.tasks import EXCLUDED
 from openclef.cohort.store import Cohort
 from openclef.errors import OpenclefError
-from openclef.types import CHANNELS
+from openclef.types import CHANNELS, LEFT, RIGHT
 
-# Homologous channels, left before right.
-_LEFT = [CHANNELS.index(name) for name in ("Fp1", "F7", "F3", "T3", "C3", "T5", "P3", "O1")]
-_RIGHT = [CHANNELS.index(name) for name in ("Fp2", "F8", "F4", "T4", "C4", "T6", "P4", "O2")]
+_LEFT = [CHANNELS.index(name) for name in LEFT]
+_RIGHT = [CHANNELS.index(name) for name in RIGHT]
 
 
 def true_sides(hospital: Path, cohort: Cohort) -> pl.DataFrame:

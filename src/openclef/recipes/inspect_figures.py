@@ -23,14 +23,14 @@ from openclef.recipes.figures import png
 from openclef.recipes.inspect_numbers import by_band
 from openclef.tokenizer.evaluate import Decoded, Fidelity, Floats
 from openclef.tokenizer.vqgan import CLAMP_DB
-from openclef.types import CHANNELS, FloatArray
+from openclef.types import CHANNELS, LEFT, RIGHT, FloatArray
 
 # As one reads a head: left to right, front to back.
 HEAD = (
     "Fp1", "Fp2", "F7", "F3", "Fz", "F4", "F8", "T3", "C3", "Cz",
     "C4", "T4", "T5", "P3", "Pz", "P4", "T6", "O1", "O2",
 )  # fmt: skip
-PAIRS = [(name, f"{name[:-1]}{int(name[-1]) + 1}") for name in CHANNELS if name[-1] in "1357"]
+PAIRS = list(zip(LEFT, RIGHT, strict=True))
 SINGLE = ("F3", "T4", "C3", "O2")  # drawn if visible, else the next ones of HEAD
 _MAX_STEPS = 320  # columns of a drawn spectrogram: more than a screen has for it
 _HIDDEN = "#bdbdbd"

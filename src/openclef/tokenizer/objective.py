@@ -166,7 +166,7 @@ class TokenizerObjective(nn.Module):
         x = scale(batch["power_db"])
         encoded = self.model.encode(x, dropped, time_mask)
         quantised = self._quantise(encoded, rng)
-        power = self.model.decode(quantised.codes, self.model.hidden(dropped, time_mask))
+        power = self.model.decode(quantised.codes, encoded.hidden)
         terms = reconstruction_terms(x, power, channel_mask, time_mask)
         config = self.loss_config
         if config.residual_weight is None:

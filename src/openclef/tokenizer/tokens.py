@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -35,15 +33,13 @@ from openclef.errors import OpenclefError
 from openclef.tokenizer.token_table import fixed_lists, make_cache
 from openclef.tokenizer.train import check_finite, load_tokenizer, stack
 from openclef.tokenizer.vqgan import Vqgan, scale
+from openclef.training.batches import load_ahead
 from openclef.training.loop import Batch, best_device
 from openclef.types import Spectrogram, Tokens
 
 PART_WINDOWS = 256  # 1 MiB of ids, 16 shards of spectrograms; minutes of work, on two cores
 BATCH_SIZE = 4
 _MAX_CODES = 2**16
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @torch.no_grad()
@@ -203,7 +199,8 @@ def _tokenize_part(
 
     starts = range(0, windows.height, BATCH_SIZE)
     batches = [range(start, min(start + BATCH_SIZE, windows.height)) for start in starts]
-    for batch, found in zip(batches, _read_ahead(read, batches), strict=True):
+    loads = (partial(read, batch) for batch in batches)
+    for batch, found in zip(batches, load_ahead(loads, n_ahead=1), strict=True):
         spectrograms = {}
         for i, one in zip(batch, found, strict=True):
             if isinstance(one, OpenclefError):
@@ -255,18 +252,6 @@ def _read(cohort: Cohort, windows: pl.DataFrame, i: int) -> Spectrogram | Opencl
             "from here"
         ) from problem
     return problem
-
-
-def _read_ahead(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """Results in order; one is made in a background thread while another is worked on."""
-    with ThreadPoolExecutor(1) as reader:
-        waiting: deque[Future[Result]] = deque()
-        for item in items:
-            waiting.append(reader.submit(function, item))
-            if len(waiting) > 1:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 @contextmanager

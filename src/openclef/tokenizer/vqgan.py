@@ -18,21 +18,19 @@ from torch import Tensor, nn
 
 from openclef.tokenizer.norms import LatentNorm, PositionNorm, SpectrumNorm
 from openclef.tokenizer.quantisers import EmaConfig, QuantiserConfig, make_quantiser
-from openclef.types import CHANNELS
+from openclef.types import CHANNELS, LEFT, RIGHT
 
 CLAMP_DB = 40.0
 
-_LEFT = ("Fp1", "F7", "F3", "T3", "C3", "T5", "P3", "O1")
-_RIGHT = ("Fp2", "F8", "F4", "T4", "C4", "T6", "P4", "O2")
 # Which channels the tokens of a region are made of; the midline belongs to both sides.
 REGIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     "all": (CHANNELS,),
-    "hemispheres": ((*_LEFT, "Fz", "Cz", "Pz"), (*_RIGHT, "Fz", "Cz", "Pz")),
+    "hemispheres": ((*LEFT, "Fz", "Cz", "Pz"), (*RIGHT, "Fz", "Cz", "Pz")),
     "quadrants": (
-        (*_LEFT[:3], "Fz"),
-        (*_RIGHT[:3], "Fz"),
-        (*_LEFT[3:], "Cz", "Pz"),
-        (*_RIGHT[3:], "Cz", "Pz"),
+        (*LEFT[:3], "Fz"),
+        (*RIGHT[:3], "Fz"),
+        (*LEFT[3:], "Cz", "Pz"),
+        (*RIGHT[3:], "Cz", "Pz"),
     ),
 }
 
@@ -141,10 +139,11 @@ class AttentionBlock(nn.Module):
 
 class Encoded(NamedTuple):
     """latent `[B, R, Fp, Tp, code_dim]`: continuous, each dimension standardised; visible
-    `[B, R, Fp, Tp]`."""
+    `[B, R, Fp, Tp]`, and `hidden` `[B, R, Tp]`, its opposite by columns."""
 
     latent: Tensor
     visible: Tensor
+    hidden: Tensor
 
 
 class Vqgan(nn.Module):
@@ -225,8 +224,9 @@ class Vqgan(nn.Module):
         if self.encode_attention is not None:
             x = self.encode_attention(x, visible)
         z = self._split_regions(self.to_code(x).float()).movedim(2, -1)
-        seen = ~self.hidden(channel_mask, time_mask)[:, :, None, :].expand(z.shape[:-1])
-        return Encoded(self.latent_norm(z, seen), seen)
+        hidden = self.hidden(channel_mask, time_mask)
+        seen = ~hidden[:, :, None, :].expand(z.shape[:-1])
+        return Encoded(self.latent_norm(z, seen), seen, hidden)
 
     def decode(self, codes_BRFTD: Tensor, hidden_BRT: Tensor) -> Tensor:
         """Codes `[B, R, Fp, Tp, code_dim]` -> spectrogram `[B, 19, F, T]` in units of [-1, 1].
@@ -252,8 +252,8 @@ class Vqgan(nn.Module):
         self, x_BCFT: Tensor, channel_mask: Tensor, time_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Token ids `[B, R, Fp, Tp, Q]` int64 of scaled spectrograms, and `hidden [B, R, Tp]`."""
-        latent, _ = self.encode(x_BCFT, channel_mask, time_mask)
-        return self.quantiser.encode(latent), self.hidden(channel_mask, time_mask)
+        encoded = self.encode(x_BCFT, channel_mask, time_mask)
+        return self.quantiser.encode(encoded.latent), encoded.hidden
 
     @torch.no_grad()
     def reconstruct(self, ids_BRFTQ: Tensor, hidden_BRT: Tensor) -> Tensor:
