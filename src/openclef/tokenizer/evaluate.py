@@ -18,6 +18,7 @@ from openclef.cohort.store import FREQ_STEP_HZ, Cohort
 from openclef.tokenizer.objective import split_channels
 from openclef.tokenizer.train import read_finite, stack
 from openclef.tokenizer.vqgan import CLAMP_DB, Vqgan, scale
+from openclef.training.allocator import keep_freed_memory
 from openclef.training.loop import best_device
 from openclef.types import CHANNELS, FloatArray, Spectrogram
 
@@ -191,6 +192,7 @@ def decode_windows(
     Raises OpenclefError, naming the session, at a window with a visible value that is NaN or
     infinite.
     """
+    keep_freed_memory()
     device = best_device()
     tokenizer.to(device).eval()
     starts = range(0, len(rows), BATCH_SIZE)

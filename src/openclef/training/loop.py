@@ -22,6 +22,7 @@ from torch import Tensor
 from openclef.artefact import Artefact, remove_stale
 from openclef.errors import ArtefactError, OpenclefError
 from openclef.training import batches, checkpoint, distributed
+from openclef.training.allocator import keep_freed_memory
 from openclef.training.metrics import open_metrics
 from openclef.training.optim import OptimConfig, clip_gradients, learning_rate
 from openclef.training.precision import Precision, faster_precision
@@ -82,6 +83,7 @@ def fit(
     same checkpoint.
     """
     distributed.start()
+    keep_freed_memory()
     is_first = distributed.rank() == 0
     device = best_device()
     objective.to(device)
@@ -179,11 +181,15 @@ def _has_no_patience(state: RunState, config: TrainConfig) -> bool:
 def _same_bits(device: torch.device) -> Iterator[None]:
     """On a CPU the same steps must give the same bits: sums in a fixed order, or an error."""
     before = torch.are_deterministic_algorithms_enabled()
+    fills = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(before or device.type == "cpu")
+    # Filling every new tensor would make reads of what was never written repeatable, not right.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = fills
 
 
 def _train_step(
