@@ -10,11 +10,12 @@ import pytest
 import openclef
 
 PACKAGE = Path(openclef.__file__).parent
-BASE = {"types", "errors", "artefact", "workers"}
+BASE = {"types", "errors", "artefact", "page", "workers"}
 ALLOWED = {
     "types": set(),
     "errors": set(),
     "artefact": {"errors"},
+    "page": set(),
     "workers": set(),
     "clinical": BASE,
     "signal": BASE,

@@ -11,11 +11,9 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import polars as pl
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -23,6 +21,7 @@ from rich.table import Table
 
 from openclef import artefact
 from openclef.benchmark.matching import NO_COVARIATES
+from openclef.page import render_page
 
 TOO_FEW = "too few"
 PROTOCOLS = {
@@ -127,12 +126,10 @@ def write_report(
     n_patients : how many patients each split has.
     sections : parts to add after the table of results.
     """
-    source = files("openclef.benchmark").joinpath("report.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = _number
-    page = environment.from_string(source).render(
+    page = render_page(
+        "openclef.benchmark",
+        "report.html",
+        filters={"number": _number},
         title=title,
         models=_models(results),
         protocol=[PROTOCOLS[name] for name in results["protocol"].unique()],

@@ -6,17 +6,16 @@ page of one. The page knows sessions by `session_id` only: no path, no patient, 
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import polars as pl
 
 from openclef.artefact import atomic
 from openclef.cohort import quality_figures
 from openclef.errors import OpenclefError
+from openclef.page import render_page
 from openclef.signal.quality import STATES
 from openclef.types import CHANNELS
 
@@ -64,12 +63,10 @@ def write_quality_page(
         usable=(pl.col("q_usable_s") / pl.col("q_assessed_s")).clip(0, 1),
     )
     states = _state_fractions(table)
-    source = files("openclef.cohort").joinpath("quality_page.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": quality_figures.percent, "number": _number}
-    page = environment.from_string(source).render(
+    page = render_page(
+        "openclef.cohort",
+        "quality_page.html",
+        filters={"percent": quality_figures.percent, "number": _number},
         title=title,
         totals=_totals(table),
         states=STATES,

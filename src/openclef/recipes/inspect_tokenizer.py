@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
@@ -22,6 +20,7 @@ from openclef.artefact import atomic
 from openclef.benchmark.report import Section
 from openclef.cohort.store import FREQ_STEP_HZ, Cohort
 from openclef.errors import ArtefactError, OpenclefError, choose
+from openclef.page import render_page
 from openclef.recipes import inspect_codes, inspect_figures
 from openclef.recipes.inspect_figures import Drawn, tidy
 from openclef.recipes.inspect_numbers import Ints, Looked, look
@@ -92,11 +91,8 @@ def inspect_tokenizer(
     for title, text, drawn in _sections(tokenizer, cohort, looked, n_examples):
         sections.append(Section(title, text, [one.figure for one in drawn]))
         numbers += [one.numbers for one in drawn]
-    source = files("openclef.recipes").joinpath("inspect_tokenizer.html").read_text("utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.from_string(source).render(
+    page = render_page(
+        "openclef.recipes", "inspect_tokenizer.html",
         made_of=made_of, summary=summary, n_hidden=n_hidden, n_not_finite=looked.n_not_finite,
         sections=sections, failures=failures(looked), numbers=numbers_path.name,
         median_mae_db=looked.windows["mae_db"].median(), n_channels=len(CHANNELS),

@@ -181,15 +181,15 @@ def _has_no_patience(state: RunState, config: TrainConfig) -> bool:
 def _same_bits(device: torch.device) -> Iterator[None]:
     """On a CPU the same steps must give the same bits: sums in a fixed order, or an error."""
     before = torch.are_deterministic_algorithms_enabled()
-    fills = torch.utils.deterministic.fill_uninitialized_memory
+    fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(before or device.type == "cpu")
     # Filling every new tensor would make reads of what was never written repeatable, not right.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = fills
+        torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
 
 
 def _train_step(
