@@ -23,8 +23,9 @@ from openclef.recipes import inspect_codes, inspect_figures, inspect_tokenizer
 from openclef.recipes.inspect_numbers import N_TIMES, look
 from openclef.tokenizer.evaluate import Decoded
 from openclef.tokenizer.quantisers import EmaConfig, FsqConfig, ProductConfig, ResidualConfig
+from openclef.tokenizer.regions import REGIONS
 from openclef.tokenizer.train import WEIGHTS, TokenizerStage
-from openclef.tokenizer.vqgan import REGIONS, TokenizerConfig, Vqgan
+from openclef.tokenizer.vqgan import TokenizerConfig, Vqgan
 from openclef.training import checkpoint
 from openclef.training.loop import TrainConfig
 from openclef.types import CHANNELS, Spectrogram

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from openclef.tokenizer.quantisers import EmaConfig, FsqConfig, ProductConfig, ResidualConfig
-from openclef.tokenizer.vqgan import REGIONS, TokenizerConfig, Vqgan, hidden_frames, scale
+from openclef.tokenizer.regions import REGIONS
+from openclef.tokenizer.vqgan import TokenizerConfig, Vqgan, hidden_frames, scale
 from openclef.types import CHANNELS
 
 SMALL = TokenizerConfig(
@@ -84,6 +85,7 @@ def test_default_is_the_papers_codebook_and_grid():
         ("all", ((4, 5), (2, 2)), (1, 16, 128)),
         ("hemispheres", ((4, 5), (2, 2), (2, 1)), (2, 8, 128)),
         ("quadrants", ((4, 5), (2, 2), (2, 2)), (4, 8, 64)),
+        ("mid_side", ((8, 5), (2, 2)), (2, 8, 128)),
     ],
 )
 def test_other_grids_of_2048_by_config(regions, strides, grid):
@@ -104,7 +106,7 @@ def test_every_channel_is_in_a_region_and_sides_mirror_each_other():
         assert mirrored == set(right)
 
 
-@pytest.mark.parametrize("regions", ["hemispheres", "quadrants"])
+@pytest.mark.parametrize("regions", ["hemispheres", "quadrants", "mid_side"])
 def test_a_region_is_made_of_its_own_channels_alone(regions):
     model = built(changed(regions=regions))
     w = window(n_frames=100)

@@ -27,8 +27,9 @@ from openclef.tokenizer.evaluate import (
     Floats,
     decode_windows,
 )
+from openclef.tokenizer.regions import REGIONS
 from openclef.tokenizer.train import check_finite
-from openclef.tokenizer.vqgan import CLAMP_DB, REGIONS, TokenizerConfig, Vqgan
+from openclef.tokenizer.vqgan import CLAMP_DB, TokenizerConfig, Vqgan
 from openclef.types import CHANNELS, BoolArray, FloatArray
 
 N_TIMES = 20  # stretches of the longest session in which codes are counted, at most
@@ -194,7 +195,7 @@ def look(tokenizer: Vqgan, cohort: Cohort, rows: Ints) -> Looked:
     end_s = pl.col("start_s") + pl.col("time_mask").list.len() - n_padded
     longest_s = float(index.select(end_s.max()).item())
     codes = CodePatches(tokenizer.config, longest_s=longest_s)
-    expected_db = (tokenizer.spectrum.mean.cpu() * CLAMP_DB).numpy()
+    expected_db = tokenizer.mean_db.cpu().numpy()[..., None]
     meter = FidelityMeter(tokenizer, mean_db=expected_db[..., 0])
     products = np.zeros((2, 3))
     found = []

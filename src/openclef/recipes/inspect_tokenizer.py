@@ -25,8 +25,9 @@ from openclef.recipes import inspect_codes, inspect_figures
 from openclef.recipes.inspect_figures import Drawn, tidy
 from openclef.recipes.inspect_numbers import Ints, Looked, look
 from openclef.tokenizer.evaluate import decode_windows
+from openclef.tokenizer.regions import REGIONS
 from openclef.tokenizer.train import load_tokenizer
-from openclef.tokenizer.vqgan import CLAMP_DB, REGIONS, Vqgan
+from openclef.tokenizer.vqgan import CLAMP_DB, Vqgan
 from openclef.types import CHANNELS, SPLITS
 
 N_CODES = 12

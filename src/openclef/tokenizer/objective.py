@@ -222,10 +222,7 @@ class TokenizerObjective(nn.Module):
         time_mask: Tensor, reconstruction: Tensor,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Both sides' losses; "total" is what to add to the loss."""
-        shown = ~(channel_mask[:, :, None, None] | time_mask[:, None, None, :])
-        norm = self.model.spectrum
-        recorded = torch.where(shown, norm.standardise(x), 0.0)
-        made = torch.where(shown, norm.standardise(y), 0.0)
+        recorded, made = (self.model.standardise(z, channel_mask, time_mask) for z in (x, y))
         fooling = -adversary.frozen(made)
         unseen = channel_mask.all(-1)[:, None, None]
         counts = ~(unseen | hidden_frames(time_mask, fooling.shape[-1])[:, None, :])

@@ -9,7 +9,7 @@ do not depend on how much padding follows.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,21 +18,16 @@ from torch import Tensor, nn
 
 from openclef.tokenizer.norms import LatentNorm, PositionNorm, SpectrumNorm
 from openclef.tokenizer.quantisers import EmaConfig, QuantiserConfig, make_quantiser
-from openclef.types import CHANNELS, LEFT, RIGHT
+from openclef.tokenizer.regions import (
+    Regions,
+    from_planes,
+    hidden_planes,
+    membership,
+    to_planes,
+)
+from openclef.types import CHANNELS
 
 CLAMP_DB = 40.0
-
-# Which channels the tokens of a region are made of; the midline belongs to both sides.
-REGIONS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "all": (CHANNELS,),
-    "hemispheres": ((*LEFT, "Fz", "Cz", "Pz"), (*RIGHT, "Fz", "Cz", "Pz")),
-    "quadrants": (
-        (*LEFT[:3], "Fz"),
-        (*RIGHT[:3], "Fz"),
-        (*LEFT[3:], "Cz", "Pz"),
-        (*RIGHT[3:], "Cz", "Pz"),
-    ),
-}
 
 
 class TokenizerConfig(BaseModel):
@@ -50,7 +45,7 @@ class TokenizerConfig(BaseModel):
 
     n_freqs: int = 128
     n_frames: int = 1280
-    regions: Literal["all", "hemispheres", "quadrants"] = "all"
+    regions: Regions = "all"
     strides: tuple[tuple[int, int], ...] = ((2, 5), (2, 1), (2, 1), (2, 1))
     widths: tuple[int, ...] = (64, 128, 256, 256)
     n_blocks: int = Field(2, ge=1)
@@ -74,7 +69,7 @@ class TokenizerConfig(BaseModel):
     def grid(self) -> tuple[int, int, int]:
         """(regions, frequency rows, time columns) of the tokens of one window."""
         f_step = math.prod(stride[0] for stride in self.strides)
-        n_regions = len(REGIONS[self.regions])
+        n_regions = len(membership(self.regions))
         return n_regions, self.n_freqs // f_step, self.n_frames // self.frames_per_token
 
     @property
@@ -154,12 +149,11 @@ class Vqgan(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         self.config = config
-        n_chans, widths, regions = len(CHANNELS), config.widths, REGIONS[config.regions]
-        n_regions, code_dim = len(regions), config.quantiser.code_dim
-        membership = torch.tensor([[name in region for name in CHANNELS] for region in regions])
-        self.register_buffer("membership", membership, persistent=False)
+        n_chans, widths, code_dim = len(CHANNELS), config.widths, config.quantiser.code_dim
+        self.register_buffer("membership", membership(config.regions), persistent=False)
+        n_regions = len(self.membership)
         self.spectrum = SpectrumNorm(config.n_freqs, decay=config.norm_decay)
-        # Hidden channels are zeros; a bias a channel tells them from real zeros.
+        # Hidden planes are zeros; a bias a plane tells them from real zeros.
         self.missing = nn.Parameter(torch.zeros(n_chans, n_regions * widths[0]))
         n_in = (n_chans, *widths[:-1])
         n_out = (n_regions * widths[0], *widths[1:])
@@ -194,7 +188,8 @@ class Vqgan(nn.Module):
         `[B, 19]`, `[B, T]` -> `[B, R, Tp]`; True = hidden.
         """
         n_columns = time_mask.shape[-1] // self.config.frames_per_token
-        unseen = ~((~channel_mask)[:, None, :] & self.membership).any(-1)
+        planes = hidden_planes(channel_mask, self.config.regions)
+        unseen = ~((~planes)[:, None, :] & self.membership).any(-1)
         return unseen[:, :, None] | hidden_frames(time_mask, n_columns)[:, None, :]
 
     def encode(self, x_BCFT: Tensor, channel_mask: Tensor, time_mask: Tensor) -> Encoded:
@@ -208,8 +203,7 @@ class Vqgan(nn.Module):
         if n_frames % step or n_frames == 0:
             nearest = max(step, round(n_frames / step) * step)
             raise ValueError(f"{n_frames} frames: give a multiple of {step}, such as {nearest}")
-        shown = ~(channel_mask[:, :, None, None] | time_mask[:, None, None, :])
-        x = torch.where(shown, x_BCFT, 0.0)
+        x, shown = self._planes(x_BCFT, channel_mask, time_mask)
         if self.training:
             self.spectrum.update(x, shown)
         x = self.spectrum.standardise(x) * shown
@@ -245,7 +239,17 @@ class Vqgan(nn.Module):
                 x = block(x, visible) * visible
             # Every channel may read every region: the midline lies in two.
             x = self.up[level](x if level else self._split_regions(x).flatten(1, 2))
-        return self.spectrum.restore(x.float())
+        return from_planes(self.spectrum.restore(x.float()), self.config.regions)
+
+    def standardise(self, x_BCFT: Tensor, channel_mask: Tensor, time_mask: Tensor) -> Tensor:
+        """Planes of scaled spectrograms, each frequency standardised, 0 where hidden."""
+        x, shown = self._planes(x_BCFT, channel_mask, time_mask)
+        return self.spectrum.standardise(x) * shown
+
+    @property
+    def mean_db(self) -> Tensor:
+        """Moving mean of the spectrograms trained on, `[19, F]`, dB."""
+        return from_planes(self.spectrum.mean, self.config.regions)[..., 0] * CLAMP_DB
 
     @torch.no_grad()
     def tokenize(
@@ -261,14 +265,25 @@ class Vqgan(nn.Module):
         from the others."""
         return self.decode(self.quantiser.decode(ids_BRFTQ), hidden_BRT) * CLAMP_DB
 
+    def _planes(
+        self, x_BCFT: Tensor, channel_mask: Tensor, time_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Planes, 0 where hidden, and where they are shown, `[B, 19, 1, T]`."""
+        regions = self.config.regions
+        x = torch.where(channel_mask[:, :, None, None] | time_mask[:, None, None, :], 0.0, x_BCFT)
+        hidden = hidden_planes(channel_mask, regions)
+        shown = ~(hidden[:, :, None, None] | time_mask[:, None, None, :])
+        return to_planes(x, channel_mask, regions), shown
+
     def _enter(self, x_BCFT: Tensor, channel_mask: Tensor) -> Tensor:
-        """First patches, of each region's channels alone: `[B, 19, F, T]` -> `[B R, D, f, t]`."""
+        """First patches, of each region's planes alone: `[B, 19, F, T]` -> `[B R, D, f, t]`."""
         first = self.down[0]
         assert isinstance(first, nn.Conv2d)
         in_region = self.membership.repeat_interleave(self.config.widths[0], 0)
         weight = first.weight * in_region[:, :, None, None]
         x = F.conv2d(x_BCFT, weight, first.bias, first.stride)
-        missing = channel_mask.to(x.dtype) @ (self.missing * in_region.T)
+        hidden = hidden_planes(channel_mask, self.config.regions)
+        missing = hidden.to(x.dtype) @ (self.missing * in_region.T)
         x = (x + missing[:, :, None, None]).unflatten(1, (len(self.membership), -1))  # type: ignore[no-untyped-call]
         return x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
 
