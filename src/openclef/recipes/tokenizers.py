@@ -21,23 +21,29 @@ from openclef.training.optim import OptimConfig
 
 
 def small() -> TokenizerStage:
-    """The paper's codebook at a width that two CPU cores train in a quarter of an hour."""
+    """The paper's codebook at a width that two CPU cores train in ten minutes.
+
+    Half of the tokens are of the differences between left and right, which the paper's grid loses
+    at this size (`small-grid-8x256`), and two fifths of the steps pass before the codebook starts:
+    both chosen on tuning patients (results/2026-11-24-tokenizer.md).
+    """
     return TokenizerStage(
         model=TokenizerConfig(
-            strides=((4, 5), (2, 1), (2, 1)),
-            widths=(64, 128, 128),
+            regions="mid_side",
+            strides=((8, 5), (2, 2)),
+            widths=(96, 192),
             n_blocks=1,
             attention=False,
             quantiser=EmaConfig(decay=0.97),
             norm_decay=0.95,
         ),
         # A discriminator of the paper's width would take most of a step on a CPU.
-        loss=TokenizerLossConfig(adversary_width=16),
+        loss=TokenizerLossConfig(adversary_width=16, continuous_share=0.4, adversary_from=0.6),
         train=TrainConfig(
-            n_steps=1500,
+            n_steps=400,
             batch_size=8,
-            validate_every=250,
-            checkpoint_every=250,
+            validate_every=80,
+            checkpoint_every=80,
             precision="bf16",
             optim=OptimConfig(lr=1e-3, weight_decay=1e-4),
         ),
@@ -79,9 +85,10 @@ ABLATIONS: dict[str, Callable[[], TokenizerStage]] = {
     "no-adversary": _loss(adversarial_weight=0.0),
     "codes-512": _model(quantiser=EmaConfig(n_codes=512, decay=0.97)),
     "codes-2048": _model(quantiser=EmaConfig(n_codes=2048, decay=0.97)),
-    "grid-16x128": _model(strides=((4, 5), (2, 2), (1, 1))),
-    "hemispheres": _model(regions="hemispheres", strides=((4, 5), (2, 2), (2, 1))),
-    "quadrants": _model(regions="quadrants", strides=((4, 5), (2, 2), (2, 2))),
+    "grid-8x256": _model(regions="all", strides=((8, 5), (2, 1))),
+    "grid-16x128": _model(regions="all", strides=((8, 5), (1, 2))),
+    "hemispheres": _model(regions="hemispheres"),
+    "quadrants": _model(regions="quadrants", strides=((8, 10), (2, 2))),
     "fsq": _model(quantiser=FsqConfig()),
     "residual-codes": _model(quantiser=ResidualConfig(kind="residual", decay=0.97)),
     "product-codes": _model(quantiser=ProductConfig(kind="product", decay=0.97)),
