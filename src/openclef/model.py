@@ -15,9 +15,10 @@ from openclef import artefact
 from openclef.artefact import Artefact, atomic
 from openclef.cohort.embeddings import TABLE, begin_embeddings, write_embeddings
 from openclef.cohort.store import Cohort
-from openclef.encoder.embed import Pooling, encode_and_pool
+from openclef.encoder.embed import Pooling, check_layer, encode_and_pool
 from openclef.encoder.load import encoder_artefact, load_encoder
 from openclef.encoder.transformer import EncoderConfig, MaskedTransformer
+from openclef.encoder.windows import hour_of_day
 from openclef.errors import ArtefactError, OpenclefError
 from openclef.signal import (
     detect_line_hz,
@@ -26,9 +27,11 @@ from openclef.signal import (
     window_bounds_s,
     window_spectrogram,
 )
+from openclef.tokenizer.features import WHITENER, features_of
 from openclef.tokenizer.tokens import tokenize_window
-from openclef.tokenizer.train import TokenizerStage, load_tokenizer
+from openclef.tokenizer.train import TokenizerStage, load_tokenizer, stack
 from openclef.tokenizer.vqgan import TokenizerConfig, Vqgan
+from openclef.tokenizer.whitener import Whitener, load_whitener
 from openclef.training import checkpoint
 from openclef.types import Embedding, FloatArray, Recording, Spectrogram, Tokens
 
@@ -36,25 +39,38 @@ WEIGHTS = "model.safetensors"
 
 
 class ModelConfig(BaseModel):
-    """What rebuilds a model. is_aligned: whether reports and records moved the encoder."""
+    """What rebuilds a model. pooling, layer: see `encoder.embed.encode_and_pool`. is_aligned:
+    whether reports and records moved the encoder.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tokenizer: TokenizerConfig
     encoder: EncoderConfig
     pooling: Pooling
+    layer: int = -1
     is_aligned: bool
 
 
 class CLEF:
-    """Tokenizer and encoder with their pooling; made by `CLEF.from_pretrained(folder)`."""
+    """Tokenizer and encoder with their pooling; made by `CLEF.from_pretrained(folder)`.
+
+    whitener: of an encoder with continuous inputs.
+    """
 
     def __init__(
-        self, config: ModelConfig, tokenizer: Vqgan, encoder: MaskedTransformer, *, model_hash: str
+        self,
+        config: ModelConfig,
+        tokenizer: Vqgan,
+        encoder: MaskedTransformer,
+        *,
+        whitener: Whitener | None,
+        model_hash: str,
     ) -> None:
         self.config = config
         self.tokenizer = tokenizer.eval()
         self.encoder = encoder.eval()
+        self.whitener = whitener
         self.hash = model_hash
 
     @classmethod
@@ -67,11 +83,19 @@ class CLEF:
         source = artefact.load(folder, kind="model")
         config = ModelConfig.model_validate(source.config)
         tokenizer, encoder = Vqgan(config.tokenizer), MaskedTransformer(config.encoder)
+        whitener = (
+            Whitener(config.tokenizer, config.encoder.patch_dim)
+            if config.encoder.feature_dims
+            else None
+        )
         weights, _ = checkpoint.load_tensors(folder / WEIGHTS)
-        for module, prefix in ((tokenizer, "tokenizer"), (encoder, "encoder")):
-            own = checkpoint.take_prefix(weights, prefix)
-            checkpoint.load_weights(module, own, source=f"{folder / WEIGHTS} ({prefix})")
-        return cls(config, tokenizer, encoder, model_hash=source.hash)
+        for module, prefix in (
+            (tokenizer, "tokenizer"), (encoder, "encoder"), (whitener, "whitener"),
+        ):  # fmt: skip
+            if module is not None:
+                own = checkpoint.take_prefix(weights, prefix)
+                checkpoint.load_weights(module, own, source=f"{folder / WEIGHTS} ({prefix})")
+        return cls(config, tokenizer, encoder, whitener=whitener, model_hash=source.hash)
 
     def embed(self, recording: Recording | str | Path, *, unit: str | None = None) -> Embedding:
         """Embed one recording, as read (it is filtered here): a `Recording` or a file's path.
@@ -91,7 +115,8 @@ class CLEF:
             spectrogram = window_spectrogram(window, line_hz=line_hz)
             line_hz = line_hz or detect_line_hz(window)  # the first window's, as in a cohort
             starts.append(window.start_s)
-            vectors.append(self.embed_spectrogram(spectrogram))
+            hour = hour_of_day(window.start_time, window.start_s)
+            vectors.append(self.embed_spectrogram(spectrogram, hour=hour))
             n_visible += int((~spectrogram.time_mask).sum())
         if not n_visible:  # no window, or none with a frame to show
             raise OpenclefError("nothing is visible in this recording: every frame is hidden")
@@ -108,12 +133,26 @@ class CLEF:
         return tokenize_window(self.tokenizer, spectrogram, tokenizer_hash=self.hash)
 
     @torch.no_grad()
-    def embed_spectrogram(self, spectrogram: Spectrogram) -> FloatArray:
-        """Vector `[D]` of one window of full length."""
+    def embed_spectrogram(
+        self, spectrogram: Spectrogram, *, hour: float = float("nan")
+    ) -> FloatArray:
+        """Vector `[D]` of one window of full length.
+
+        hour: of the day at its start, NaN if unknown; read by an encoder with a clock only.
+        """
         tokens = self.tokenize(spectrogram)
-        ids = torch.from_numpy(tokens.ids.astype(np.int64)).flatten()[None]
-        hidden = torch.from_numpy(tokens.mask).flatten()[None]
-        pooled = encode_and_pool(self.encoder, ids, hidden, how=self.config.pooling)
+        batch = stack([spectrogram])
+        companions = {"channel_mask": batch["channel_mask"], "hour": torch.tensor([hour])}
+        if self.whitener is not None:
+            companions |= features_of(self.tokenizer, self.whitener, batch)
+        pooled = encode_and_pool(
+            self.encoder,
+            torch.from_numpy(tokens.ids.astype(np.int64)).flatten()[None],
+            torch.from_numpy(tokens.mask).flatten()[None],
+            how=self.config.pooling,
+            layer=self.config.layer,
+            companions=companions,
+        )
         vector: FloatArray = pooled[0].numpy()
         return vector
 
@@ -165,8 +204,12 @@ def embed_cohort(model: CLEF, cohort: Cohort, out: Path, *, name: str = "clef") 
     stage = begin_embeddings(out, model=name, inputs={"cohort": cohort.hash, "model": model.hash})
     if stage.is_complete:
         return stage
-    rows = track(cohort.windows["row"], f"embedding, {name}")
-    vectors = [model.embed_spectrogram(cohort.spectrogram(row)) for row in rows]
+    started = dict(cohort.sessions.select("session_id", "start_time").iter_rows())
+    windows = cohort.windows.select("row", "session_id", "start_s").iter_rows()
+    vectors = [
+        model.embed_spectrogram(cohort.spectrogram(row), hour=hour_of_day(started[name], start_s))
+        for row, name, start_s in track(windows, f"embedding, {name}", total=cohort.windows.height)
+    ]
     write_embeddings(
         out / TABLE,
         session_id=cohort.windows["session_id"].to_list(),
@@ -179,20 +222,25 @@ def embed_cohort(model: CLEF, cohort: Cohort, out: Path, *, name: str = "clef") 
     return stage
 
 
-def pack(tokenizer_folder: Path, encoder_folder: Path, out: Path, *, pooling: Pooling) -> Artefact:
+def pack(
+    tokenizer_folder: Path, encoder_folder: Path, out: Path, *, pooling: Pooling, layer: int = -1
+) -> Artefact:
     """Stage: tokenizer + encoder (or aligned) -> `model/`, all that embedding needs.
 
-    Raises ArtefactError if the encoder was trained on tokens of another tokenizer.
+    Raises ArtefactError if the encoder was trained on tokens of another tokenizer, OpenclefError if
+    it has no such layer.
     """
     tokenizer_source = artefact.load(tokenizer_folder, kind="tokenizer")
     encoder_source = encoder_artefact(encoder_folder)
     if encoder_source.inputs["tokenizer"] != tokenizer_source.hash:
         raise ArtefactError(f"{encoder_folder}: trained on tokens of another tokenizer")
     tokenizer, encoder = load_tokenizer(tokenizer_folder), load_encoder(encoder_folder)
+    check_layer(encoder, layer)
     config = ModelConfig(
         tokenizer=TokenizerStage.model_validate(tokenizer_source.config).model,
         encoder=encoder.config,
         pooling=pooling,
+        layer=layer,
         is_aligned=encoder_source.kind == "aligned",
     )
     stage = artefact.begin(
@@ -203,13 +251,14 @@ def pack(tokenizer_folder: Path, encoder_folder: Path, out: Path, *, pooling: Po
     )
     if stage.is_complete:
         return stage
-    checkpoint.save_tensors(
-        out / WEIGHTS,
-        {
-            **checkpoint.add_prefix(tokenizer.state_dict(), "tokenizer"),
-            **checkpoint.add_prefix(encoder.state_dict(), "encoder"),
-        },
-    )
+    tensors = {
+        **checkpoint.add_prefix(tokenizer.state_dict(), "tokenizer"),
+        **checkpoint.add_prefix(encoder.state_dict(), "encoder"),
+    }
+    if encoder.config.feature_dims:
+        whitener = load_whitener(encoder_folder / WHITENER, tokenizer.config)
+        tensors |= checkpoint.add_prefix(whitener.state_dict(), "whitener")
+    checkpoint.save_tensors(out / WEIGHTS, tensors)
     with atomic(out / "README.md") as temporary:
         temporary.write_text(_card(config, tokenizer, encoder))
     stage.finish([WEIGHTS])
@@ -227,7 +276,7 @@ def _card(config: ModelConfig, tokenizer: Vqgan, encoder: MaskedTransformer) -> 
         f"- input: 19 channels (10-20), windows of 1,280 s; tokens: {grid} (regions, "
         f"frequency, time), {config.tokenizer.quantiser.n_codes} codes\n"
         f"- tokenizer: {n_tokenizer:,} parameters; encoder: {n_encoder:,} parameters, {aligned}\n"
-        f"- embedding: pooled by {config.pooling!r}\n"
+        f"- embedding: pooled by {config.pooling!r}, layer {config.layer}\n"
         "- not a medical device: for research, never for decisions about a patient\n\n"
         "```python\nimport openclef\n\nmodel = openclef.CLEF.from_pretrained('this folder')\n"
         "embedding = model.embed(openclef.read_recording('session.edf'))\n```\n"

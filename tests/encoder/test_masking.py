@@ -19,6 +19,33 @@ def test_ratios_are_the_truncated_gaussian_of_mage():
     assert float(ratios.mean()) == pytest.approx(0.69, abs=0.01)  # paper.md, Encoder
 
 
+def test_the_mean_ratio_is_that_of_the_draws():
+    for config in (MaskingConfig(), MaskingConfig(mean=0.5, low=0.25, high=0.75, drop_ratio=0.25)):
+        ratios = [draw_ratio(config, rng(seed)) for seed in range(2000)]
+        assert config.mean_ratio == pytest.approx(sum(ratios) / 2000, abs=0.01)
+
+
+def test_equal_bounds_fix_the_ratio():
+    hidden = hidden_tail(48)
+    masking = draw_masking(hidden, MaskingConfig(low=0.75, high=0.75), rng())
+    assert masking.masked.sum(1).tolist() == [1500, 1500]
+    assert MaskingConfig(low=0.75, high=0.75).mean_ratio == 0.75
+
+
+def test_without_dropping_all_that_is_visible_enters():
+    hidden = hidden_tail(48)
+    masking = draw_masking(hidden, MaskingConfig(drop_ratio=0.0), rng())
+    assert masking.kept.shape == (2, 2000)
+    assert not masking.kept_hidden.any()
+    assert masking.masked.sum() >= 2000  # so masked tokens are among them
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.9, 0.6), (0.01, 0.02)])
+def test_ratios_that_can_hardly_be_drawn_are_refused(low, high):
+    with pytest.raises(ValueError, match="mask ratios"):
+        MaskingConfig(mean=0.9, std=0.05, low=low, high=high)
+
+
 @pytest.mark.parametrize("n_hidden", [0, 700, 2000])
 def test_half_of_the_visible_is_dropped_and_all_of_it_masked(n_hidden):
     hidden = hidden_tail(n_hidden)

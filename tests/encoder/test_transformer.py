@@ -1,10 +1,12 @@
 import pytest
 import torch
 
-from openclef.encoder.embed import encode_and_pool
+from openclef.encoder.embed import check_layer, encode_and_pool
 from openclef.encoder.masking import MaskingConfig, draw_masking, keep
 from openclef.encoder.objective import EncoderLossConfig, MaskedReconstruction
 from openclef.encoder.transformer import EncoderConfig, MaskedTransformer
+from openclef.errors import OpenclefError
+from openclef.recipes.recipe import changed
 
 TINY = EncoderConfig(
     n_codes=16, grid=(1, 4, 8), width=16, n_heads=2, n_encoder_layers=2, n_decoder_layers=1
@@ -18,59 +20,156 @@ def model():
 
 
 def tokens(rows=2, seed=0):
-    ids = torch.randint(16, (rows, 32), generator=torch.Generator().manual_seed(seed))
-    return ids, torch.zeros(rows, 32, dtype=torch.bool)
+    rng = torch.Generator().manual_seed(seed)
+    return {
+        "ids": torch.randint(16, (rows, 32), generator=rng),
+        "hidden": torch.zeros(rows, 32, dtype=torch.bool),
+        "latents": torch.randn(rows, 32, 32, generator=rng),
+        "patches": torch.randn(rows, 32, 32, generator=rng),
+        "channel_mask": torch.rand(rows, 19, generator=rng) < 0.5,
+        "hour": torch.tensor([3.5, float("nan")])[:rows],
+    }
 
 
-def masking_of(hidden, seed=0):
-    return draw_masking(hidden, MaskingConfig(), torch.Generator().manual_seed(seed))
+def made(**changes):
+    torch.manual_seed(0)
+    return MaskedTransformer(changed(TINY, **changes)).eval()
 
 
-def test_the_papers_sizes():
-    """12 + 8 layers at width 256, 512, 768 are about 17, 66 and 148 M (paper.md, Encoder [I])."""
-    for width, heads, millions in ((256, 4, 18.0), (512, 8, 67.5), (768, 12, 148.5)):
-        with torch.device("meta"):
-            model = MaskedTransformer(EncoderConfig(width=width, n_heads=heads))
-        n_parameters = sum(p.numel() for p in model.parameters())
-        assert n_parameters / 1e6 == pytest.approx(millions, rel=0.08)
+def masking_of(hidden, seed=0, **changes):
+    return draw_masking(hidden, MaskingConfig(**changes), torch.Generator().manual_seed(seed))
 
 
-def test_scores_over_the_codes_for_masked_tokens_only(model):
-    ids, hidden = tokens()
-    masking = masking_of(hidden)
-    assert model(ids, hidden, masking).shape == (int(masking.masked.sum()), 16)
+def pooled(model, batch, **options):
+    return encode_and_pool(model, batch["ids"], batch["hidden"], companions=batch, **options)
 
 
-def test_masked_codes_cannot_be_seen(model):
-    ids, hidden = tokens()
-    masking = masking_of(hidden)
-    other = torch.where(masking.masked, (ids + 1) % 16, ids)
-    torch.testing.assert_close(model(ids, hidden, masking), model(other, hidden, masking))
+EVERYTHING = {"use_channel_mask": True, "use_clock": True}
+INPUTS = ["codes", "codes+latents", "codes+patches", "patches"]
 
 
-def test_hidden_tokens_cannot_be_seen(model):
-    ids, hidden = tokens()
-    hidden[:, 20:] = True
-    masking = masking_of(hidden)
-    other = torch.where(hidden, (ids + 1) % 16, ids)
-    torch.testing.assert_close(model(ids, hidden, masking), model(other, hidden, masking))
+@pytest.mark.parametrize("grid", [(1, 4, 8), (4, 2, 4)])
+@pytest.mark.parametrize("fill", ["class", "mask"])
+def test_scores_over_the_codes_for_masked_tokens_only_on_any_grid(grid, fill):
+    batch = tokens()
+    masking = masking_of(batch["hidden"])
+    n_masked = int(masking.masked.sum())
+    model = made(grid=grid, fill=fill)
+    assert model(batch, masking).shape == (n_masked, 16)
+    assert pooled(model, batch, how="rows").shape == (2, grid[0] * grid[1] * 16)
+    assert pooled(model, batch, how="mean").shape == pooled(model, batch, how="class").shape
 
 
-def test_a_short_row_in_a_batch_is_as_if_alone(model):
-    ids, hidden = tokens()
-    hidden[1, 12:] = True
-    together = encode_and_pool(model, ids, hidden, how="rows")
-    alone = encode_and_pool(model, ids[1:], hidden[1:], how="rows")
-    torch.testing.assert_close(together[1:], alone)
+@pytest.mark.parametrize("drop_ratio", [0.5, 0.0])
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_masked_tokens_cannot_be_seen(inputs, drop_ratio):
+    """Neither their codes nor anything continuous of them, dropped or not."""
+    model, batch = made(inputs=inputs, **EVERYTHING), tokens()
+    masking = masking_of(batch["hidden"], drop_ratio=drop_ratio)
+    other = replaced(batch, masking.masked)
+    torch.testing.assert_close(model(batch, masking), model(other, masking), rtol=0, atol=0)
+    # And of what is shown, each kind of input that is read makes a difference.
+    for name in ("ids", "latents", "patches"):
+        seen = {**batch, name: replaced(batch, ~masking.masked)[name]}
+        changes = not torch.allclose(model(batch, masking), model(seen, masking))
+        assert changes == (name in inputs or (name == "ids" and "codes" in inputs)), name
+
+
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_hidden_tokens_cannot_be_seen(inputs):
+    model, batch = made(inputs=inputs), tokens()
+    batch["hidden"][:, 20:] = True
+    masking = masking_of(batch["hidden"])
+    other = replaced(batch, batch["hidden"])
+    torch.testing.assert_close(model(batch, masking), model(other, masking))
+
+
+def replaced(batch, where):
+    """Other tokens in places `[B, L]`."""
+    return {
+        **batch,
+        "ids": torch.where(where, (batch["ids"] + 1) % 16, batch["ids"]),
+        "latents": torch.where(where[..., None], -batch["latents"] - 1, batch["latents"]),
+        "patches": torch.where(where[..., None], -batch["patches"] - 1, batch["patches"]),
+    }
+
+
+@pytest.mark.parametrize("name", ["channel_mask", "hour"])
+def test_what_holds_for_the_window_is_read_if_told_so(name):
+    other = {"channel_mask": ~tokens()["channel_mask"], "hour": torch.tensor([15.5, 1.0])}[name]
+    batch = tokens()
+    for model, is_read in ((made(**EVERYTHING), True), (made(), False)):
+        one = pooled(model, batch, how="mean")
+        two = pooled(model, {**batch, name: other}, how="mean")
+        for row in range(2):
+            assert (not torch.allclose(one[row], two[row])) == is_read
+
+
+def test_midnight_is_near_to_midnight():
+    clock = made(**EVERYTHING).clock
+    late, early, noon = clock(torch.tensor([23.99, 0.01, 12.0]))
+    assert torch.dist(late, early) < 0.01 * torch.dist(late, noon)
+
+
+def test_a_short_row_in_a_batch_is_as_if_alone():
+    model, batch = made(inputs="codes+patches"), tokens()
+    batch["hidden"][1, 12:] = True
+    alone = {name: value[1:] for name, value in batch.items()}
+    for how in ("rows", "mean", "class"):
+        together = pooled(model, batch, how=how)
+        torch.testing.assert_close(together[1:], pooled(model, alone, how=how))
+
+
+def test_key_padding_equals_truncation():
+    """Encoding with padding in the batch gives what the visible tokens alone give."""
+    model, batch = made(), tokens()
+    batch["hidden"][:, 20:] = True
+    every = torch.arange(32).expand(2, -1)
+    padded = model.encode(batch, every, batch["hidden"])
+    cut = model.encode(batch, every[:, :20], batch["hidden"][:, :20])
+    torch.testing.assert_close(padded[:, :21], cut)
+
+
+def test_layers_of_an_encoder_are_those_of_a_shallower_one():
+    deep, batch = made(n_encoder_layers=3), tokens()
+    shallow = made(n_encoder_layers=2)
+    weights = {n: v for n, v in deep.state_dict().items() if not n.startswith("encoder.2.")}
+    shallow.load_state_dict(weights)
+    one = deep.encode(batch, *keep(batch["hidden"]), layer=1)
+    two = shallow.encode(batch, *keep(batch["hidden"]))
+    torch.testing.assert_close(deep.encoder_norm(one), two)
+    with pytest.raises(OpenclefError, match=r"layer 3: the encoder has 0 to 2"):
+        check_layer(deep, 3)
+
+
+def test_checkpointed_activations_change_nothing():
+    batch = tokens()
+    masking = masking_of(batch["hidden"])
+    gradients = []
+    for again in (False, True):
+        model = made(checkpoint_activations=again).train()
+        torch.manual_seed(1)
+        model(batch, masking).square().mean().backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_learned_mask_token_replaces_the_class_token_as_filling():
+    batch = tokens(rows=1)
+    model = made(fill="mask")
+    masking = masking_of(batch["hidden"])
+    model(batch, masking).sum().backward()
+    assert model.decoder_mask.grad.abs().sum() > 0
+    assert "decoder_mask" not in dict(made().named_parameters())
 
 
 def test_dropped_and_masked_positions_are_filled_from_the_class_token(model):
     """With the class token's output cut off, the decoder knows masked places by position only."""
-    ids, hidden = tokens(rows=1)
+    batch = tokens(rows=1)
+    hidden = batch["hidden"]
     masking = masking_of(hidden)
-    encoded = model.encode(
-        ids.masked_fill(masking.masked, model.mask_id), masking.kept, masking.kept_hidden
-    )
+    encoded = model.encode(batch, masking.kept, masking.kept_hidden, masked_BL=masking.masked)
     changed = encoded.clone()
     changed[:, 0] += 1.0
     one, other = (model.decode(e, masking, hidden) for e in (encoded, changed))
@@ -86,41 +185,28 @@ def test_output_table_is_tied_but_detached():
     assert model.code_bias.grad is not None
 
 
+def test_the_output_table_learns_where_codes_are_no_input():
+    model = made(inputs="patches")
+    model.logits(torch.randn(3, 16)).sum().backward()
+    assert model.tokens.weight.grad.abs().sum() > 0
+
+
 def test_mean_pooling_is_the_mean_of_visible_token_features(model):
-    ids, hidden = tokens()
-    hidden[0, 5:] = True
-    pooled = encode_and_pool(model, ids, hidden, how="mean")
-    kept, kept_hidden = keep(hidden)
-    features = model.encode(ids, kept, kept_hidden)[:, 1:]
-    torch.testing.assert_close(pooled[0], features[0, :5].mean(0))
-    torch.testing.assert_close(pooled[1], features[1].mean(0))
+    batch = tokens()
+    batch["hidden"][0, 5:] = True
+    found = pooled(model, batch, how="mean")
+    features = model.encode(batch, *keep(batch["hidden"]))[:, 1:]
+    torch.testing.assert_close(found[0], features[0, :5].mean(0))
+    torch.testing.assert_close(found[1], features[1].mean(0))
 
 
 def test_rows_pooling_keeps_frequency_rows_apart(model):
-    ids, hidden = tokens(rows=1)
-    hidden[0, 24:] = True  # the last row of the grid
-    pooled = encode_and_pool(model, ids, hidden, how="rows").view(4, 16)
-    kept, kept_hidden = keep(hidden)
-    features = model.encode(ids, kept, kept_hidden)[0, 1:]
-    torch.testing.assert_close(pooled[1], features[8:16].mean(0))
-    assert not pooled[3].any()
-
-
-def test_training_learns_a_row_pattern():
-    torch.manual_seed(0)
-    objective = MaskedReconstruction(TINY.model_copy(update={"dropout": 0.0}), EncoderLossConfig())
-    optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
-    ids = torch.arange(4).repeat_interleave(8).expand(8, -1)  # each row of the grid has its code
-    hidden = torch.zeros_like(ids, dtype=torch.bool)
-    for step in range(60):
-        optimizer.zero_grad()
-        result = objective.losses(
-            {"ids": ids, "hidden": hidden}, torch.Generator().manual_seed(step)
-        )
-        result["loss"].backward()
-        optimizer.step()
-    assert float(result["accuracy"]) == 1.0
-    assert float(result["cross_entropy"]) < 0.5
+    batch = tokens(rows=1)
+    batch["hidden"][0, 24:] = True  # the last row of the grid
+    found = pooled(model, batch, how="rows").view(4, 16)
+    features = model.encode(batch, *keep(batch["hidden"]))[0, 1:]
+    torch.testing.assert_close(found[1], features[8:16].mean(0))
+    assert not found[3].any()
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():

@@ -124,12 +124,18 @@ def align(
         raise OpenclefError(
             f"{cohort.folder}: fewer than two train patients have reports or records to align with"
         )
+    shape = encoder_config(encoder_folder)
+    if shape.companions:
+        raise OpenclefError(
+            f"{encoder_folder}: reads {', '.join(sorted(shape.companions))} beside the codes; "
+            "alignment gives codes only, choose an encoder that reads these alone"
+        )
     stage = artefact.begin(
         out,
         kind="aligned",
         config={
             **config.model_dump(mode="json"),
-            "encoder": encoder_config(encoder_folder).model_dump(mode="json"),
+            "encoder": shape.model_dump(mode="json"),
         },
         inputs={
             **tokens.artefact.inputs,
@@ -145,9 +151,7 @@ def align(
         for split in ("train", "tuning")
     )
     torch.manual_seed(config.train.seed)
-    objective = AlignmentObjective(
-        encoder_config(encoder_folder), config.model, text_features_width=encode_text.width
-    )
+    objective = AlignmentObjective(shape, config.model, text_features_width=encode_text.width)
     objective.encoder.load_state_dict(load_encoder(encoder_folder).state_dict())
 
     rows = tuning.rows[: config.n_validation]

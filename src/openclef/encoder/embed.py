@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import polars as pl
 import torch
+from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 
-from openclef.artefact import Artefact
+from openclef.artefact import Artefact, atomic
 from openclef.cohort.embeddings import TABLE, begin_embeddings, write_embeddings
+from openclef.cohort.store import Cohort
 from openclef.encoder.load import encoder_artefact, load_encoder
 from openclef.encoder.masking import keep, subsample
 from openclef.encoder.transformer import MaskedTransformer
-from openclef.errors import ArtefactError
+from openclef.encoder.windows import EncoderWindows
+from openclef.errors import ArtefactError, OpenclefError
+from openclef.tokenizer.features import FeatureTable
 from openclef.tokenizer.token_table import TokenTable
+from openclef.tokenizer.tokens import failures
 from openclef.training.loop import best_device
+from openclef.types import FloatArray
 
-Pooling = Literal["mean", "rows"]
+Pooling = Literal["mean", "rows", "class"]
+SESSIONS = "sessions.parquet"
+FAILURES = "failures.parquet"
 BATCH_SIZE = 8
 
 
@@ -30,7 +40,7 @@ def pool(
     *,
     n_rows: int,
     n_columns: int,
-    how: Pooling,
+    how: Literal["mean", "rows"],
 ) -> Tensor:
     """Average token features `[B, K, D]` over what is visible.
 
@@ -54,12 +64,16 @@ def encode_and_pool(
     hidden_BL: Tensor,
     *,
     how: Pooling,
+    layer: int = -1,
     n_keep: int | None = None,
     rng: torch.Generator | None = None,
+    companions: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """Pooled float32 features of a batch of windows; `n_keep` random tokens of each, or all.
 
-    ids `[B, L]` codes, hidden `[B, L]` True where not visible. Returns `[B, D]` or `[B, rows * D]`.
+    ids `[B, L]` codes, hidden `[B, L]` True where not visible. how: as `pool`, or "class", the
+    class token's output. layer: see `MaskedTransformer.encode`. companions: what else the encoder
+    reads of a batch, if it does. Returns `[B, D]`, of "rows" `[B, rows * D]`.
     """
     if n_keep is None:
         kept, kept_hidden = keep(hidden_BL)
@@ -67,46 +81,130 @@ def encode_and_pool(
         if rng is None:
             raise TypeError("n_keep needs rng")
         kept, kept_hidden = subsample(hidden_BL, n_keep, rng)
-    features = model.encode(ids_BL, kept, kept_hidden)[:, 1:].float()
+    batch = {**(companions or {}), "ids": ids_BL, "hidden": hidden_BL}
+    encoded = model.encode(batch, kept, kept_hidden, layer=layer).float()
+    if how == "class":
+        return encoded[:, 0]
     n_regions, n_rows, n_columns = model.config.grid
     return pool(
-        features, kept, kept_hidden, n_rows=n_regions * n_rows, n_columns=n_columns, how=how
+        encoded[:, 1:], kept, kept_hidden, n_rows=n_regions * n_rows, n_columns=n_columns, how=how
     )
+
+
+def check_layer(model: MaskedTransformer, layer: int) -> None:
+    """Raise OpenclefError unless the encoder has that layer."""
+    n_layers = model.config.n_encoder_layers
+    if not -1 <= layer < n_layers:
+        raise OpenclefError(
+            f"layer {layer}: the encoder has 0 to {n_layers - 1}, and -1, the last one normed"
+        )
 
 
 @torch.no_grad()
 def embed_tokens(
-    encoder_folder: Path, tokens: TokenTable, out: Path, *, model: str, pooling: Pooling
+    encoder_folder: Path,
+    tokens: TokenTable,
+    out: Path,
+    *,
+    model: str,
+    pooling: Pooling,
+    layer: int = -1,
+    cohort: Cohort | None = None,
+    features: FeatureTable | None = None,
 ) -> Artefact:
     """Stage: encoder (or aligned) + tokens -> `embeddings/`, without the train patients.
 
-    Raises ArtefactError if the encoder was trained on tokens of another tokenizer.
+    Parameters
+    ----------
+    encoder_folder : Path
+        Trained on tokens of the same tokenizer.
+    tokens : TokenTable
+    out : Path
+        Gets `embeddings.parquet`, one row a window; `sessions.parquet`, the mean over each
+        session's windows, whatever its length: `session_id, n_windows, vector`; and
+        `failures.parquet`, the sessions of which no window has tokens: `session_id, error`. Those
+        have one row of NaN among the embeddings and none among the sessions.
+    model : str
+        Name of the embeddings in a benchmark.
+    pooling, layer : see `encode_and_pool`.
+    cohort, features : if the encoder reads of them, see `EncoderWindows`.
+
+    Raises
+    ------
+    ArtefactError
+        If the encoder was trained on tokens of another tokenizer.
+    OpenclefError
+        If there is no such layer, or the encoder reads what is not given.
     """
     source = encoder_artefact(encoder_folder)
     if source.inputs["tokenizer"] != tokens.artefact.inputs["tokenizer"]:
         raise ArtefactError(f"{encoder_folder}: trained on tokens of another tokenizer")
+    encoder = load_encoder(encoder_folder).to(best_device())
+    check_layer(encoder, layer)
+    reads = encoder.config.companions
+    windows = EncoderWindows(tokens, reads, cohort=cohort, features=features)
+    inputs = {"cohort": tokens.artefact.inputs["cohort"], "encoder": source.hash}
+    if features is not None and encoder.config.feature_dims:
+        inputs["features"] = features.artefact.hash
     stage = begin_embeddings(
-        out,
-        model=model,
-        inputs={"cohort": tokens.artefact.inputs["cohort"], "encoder": source.hash},
-        settings={"pooling": pooling},
+        out, model=model, inputs=inputs, settings={"pooling": pooling, "layer": layer}
     )
     if stage.is_complete:
         return stage
-    encoder = load_encoder(encoder_folder).to(best_device())
     rows = tokens.rows("probe", "tuning", "held_out")
     vectors = []
-    for start in track(range(0, len(rows), BATCH_SIZE), f"embedding, {model}"):
-        batch = tokens.batch(rows[start : start + BATCH_SIZE])
-        ids, hidden = batch["ids"].to(best_device()), batch["hidden"].to(best_device())
-        vectors.append(encode_and_pool(encoder, ids, hidden, how=pooling).cpu().numpy())
+    for batch in track(windows.batches(rows, BATCH_SIZE), f"embedding, {model}"):
+        on_device = {name: value.to(best_device()) for name, value in batch.items()}
+        pooled = encode_and_pool(
+            encoder, on_device["ids"], on_device["hidden"], how=pooling, layer=layer,
+            companions=on_device,
+        )  # fmt: skip
+        vectors.append(pooled.cpu().numpy())
+    if not vectors:
+        raise OpenclefError(f"{tokens.artefact.folder}: no window outside the train split")
+    _write(out, tokens, rows, np.concatenate(vectors), stage)
+    return stage
+
+
+def session_means(session_id: pl.Series, vectors: NDArray[np.float32]) -> pl.DataFrame:
+    """Mean over the windows of each session, in order of first mention.
+
+    Returns `session_id, n_windows, vector`; vectors `[W, D]` are of windows.
+    """
+    names, first, number = np.unique(session_id.to_numpy(), return_index=True, return_inverse=True)
+    total = np.zeros((len(names), vectors.shape[1]))
+    np.add.at(total, number, vectors)
+    n_windows = np.bincount(number, minlength=len(names))
+    means: FloatArray = (total / n_windows[:, None]).astype(np.float32)
+    order = np.argsort(first)
+    return pl.DataFrame(
+        {
+            "session_id": pl.Series(names[order], dtype=pl.String),
+            "n_windows": n_windows[order],
+            "vector": pl.Series(list(means[order]), dtype=pl.List(pl.Float32)),
+        }
+    )
+
+
+def _write(
+    out: Path, tokens: TokenTable, rows: NDArray[np.int64], vectors: FloatArray, stage: Artefact
+) -> None:
+    embedded = tokens.session_id.gather(rows)
+    failed = failures(tokens.artefact.folder).unique(
+        "session_id", keep="first", maintain_order=True
+    )
+    failed = failed.filter(~pl.col("session_id").is_in(tokens.session_id.unique().to_list()))
+    nothing = np.full((failed.height, vectors.shape[1]), np.nan, np.float32)
     write_embeddings(
         out / TABLE,
-        session_id=tokens.session_id.gather(rows).to_list(),
-        window=tokens.window[rows],
-        start_s=tokens.start_s[rows],
-        vectors=np.concatenate(vectors),
+        session_id=embedded.to_list() + failed["session_id"].to_list(),
+        window=np.concatenate([tokens.window[rows], failed["window"].to_numpy()]),
+        start_s=np.concatenate([tokens.start_s[rows], failed["start_s"].to_numpy()]),
+        vectors=np.concatenate([vectors, nothing]),
         hashes=stage.inputs,
     )
-    stage.finish([TABLE])
-    return stage
+    with atomic(out / SESSIONS) as temporary:
+        session_means(embedded, vectors).write_parquet(temporary)
+    with atomic(out / FAILURES) as temporary:
+        failed.select("session_id", "error").write_parquet(temporary)
+    stage.finish([TABLE, SESSIONS, FAILURES])

@@ -1,24 +1,39 @@
 """The encoder-decoder Transformer: `forward` reads as the method does.
 
-Axis letters: B batch, L token, K kept token, D width, V vocabulary, H head.
+Axis letters: B batch, L token, K kept token, D width, V vocabulary, H head, P width of a token's
+continuous companion.
+
+A batch is a mapping of tensors. Always: `ids [B, L]` int64 and `hidden [B, L]`; by configuration:
+`latents` and `patches` `[B, L, P]`, `channel_mask [B, 19]` and `hour [B]` (`windows.py`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from openclef.encoder.masking import Masking
+from openclef.types import CHANNELS
+
+Inputs = Literal["codes", "codes+latents", "codes+patches", "patches"]
 
 
 class EncoderConfig(BaseModel):
     """Shape of the Transformer. The paper's: 12 + 8 layers at width 256, 512 or 768 [I].
 
-    grid: of the tokens, (regions, frequency rows, time columns).
+    grid: of the tokens, (regions, frequency rows, time columns). fill: of the decoder's dropped
+    and masked positions, the class token's output (paper.md, Encoder) or a learned mask token.
+    inputs: what a token shows of itself: its code, its latent before quantisation (latent_dim
+    numbers), its whitened patch of the spectrogram (patch_dim numbers); see tokenizer/features.py.
+    use_channel_mask: tell which channels are missing. use_clock: tell the hour of the day.
+    checkpoint_activations: work each layer out twice in training, for less memory.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,6 +45,13 @@ class EncoderConfig(BaseModel):
     n_encoder_layers: int = Field(12, ge=1)
     n_decoder_layers: int = Field(8, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
+    fill: Literal["class", "mask"] = "class"
+    inputs: Inputs = "codes"
+    latent_dim: int = Field(32, gt=0)
+    patch_dim: int = Field(32, gt=0)
+    use_channel_mask: bool = False
+    use_clock: bool = False
+    checkpoint_activations: bool = False
 
     @model_validator(mode="after")
     def _heads_divide(self) -> EncoderConfig:
@@ -40,6 +62,22 @@ class EncoderConfig(BaseModel):
     @property
     def n_tokens(self) -> int:
         return math.prod(self.grid)
+
+    @property
+    def reads_codes(self) -> bool:
+        return self.inputs.startswith("codes")
+
+    @property
+    def feature_dims(self) -> dict[str, int]:
+        """Widths of the continuous companions that are read, by their names in a batch."""
+        dims = {"latents": self.latent_dim, "patches": self.patch_dim}
+        return {name: dim for name, dim in dims.items() if name in self.inputs.split("+")}
+
+    @property
+    def companions(self) -> frozenset[str]:
+        """What is read of a batch besides `ids` and `hidden`."""
+        flags = {"channel_mask": self.use_channel_mask, "hour": self.use_clock}
+        return frozenset(self.feature_dims) | {name for name, is_read in flags.items() if is_read}
 
 
 class Block(nn.Module):
@@ -81,6 +119,21 @@ class GridPositions(nn.Module):
         return (regions[:, None, None] + rows[:, None] + columns).flatten(0, 2)
 
 
+class Clock(nn.Module):
+    """The hour of the day on a circle, or that it is unknown."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.known = nn.Linear(2, width)
+        self.unknown = nn.Parameter(torch.zeros(width))
+
+    def forward(self, hour_B: Tensor) -> Tensor:
+        """Hours in [0, 24), NaN where unknown -> `[B, D]`."""
+        angle = hour_B.nan_to_num() * (2 * math.pi / 24)
+        known = self.known(torch.stack([angle.sin(), angle.cos()], -1))
+        return torch.where(hour_B.isnan()[:, None], self.unknown, known)
+
+
 class MaskedTransformer(nn.Module):
     """Embeds tokens, encodes what is kept, and decodes the masked ones from a class token."""
 
@@ -105,8 +158,20 @@ class MaskedTransformer(nn.Module):
         self.decoder_norm = nn.LayerNorm(width)
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
         self.code_bias = nn.Parameter(torch.zeros(config.n_codes))
-        self.apply(_init)
+        # What is optional comes last: all else starts at the same weights with or without it.
+        self.features = nn.ModuleDict(
+            {name: nn.Linear(dim, width) for name, dim in config.feature_dims.items()}
+        )
+        self.channels = nn.Linear(len(CHANNELS), width) if config.use_channel_mask else None
+        self.clock = Clock(width) if config.use_clock else None
+        self.decoder_mask = nn.Parameter(torch.zeros(width)) if config.fill == "mask" else None
+        self.apply(init_weights)
         nn.init.trunc_normal_(self.class_token, std=width**-0.5)
+        for name, dim in config.feature_dims.items():
+            # Numbers of unit variance become as large as an embedded code.
+            nn.init.trunc_normal_(self.features[name].weight, std=(dim * width) ** -0.5)  # type: ignore[arg-type]
+        if self.decoder_mask is not None:
+            nn.init.trunc_normal_(self.decoder_mask, std=width**-0.5)
 
     @torch.no_grad()
     def start_from_frequencies(self, counts_V: Tensor) -> None:
@@ -117,18 +182,28 @@ class MaskedTransformer(nn.Module):
         shares = (counts_V + 1).double() / (counts_V + 1).sum()
         self.code_bias.copy_(torch.log(shares))
 
-    def encode(self, ids_BL: Tensor, kept_BK: Tensor, kept_hidden: Tensor) -> Tensor:
+    def encode(
+        self,
+        batch: Mapping[str, Tensor],
+        kept_BK: Tensor,
+        kept_hidden: Tensor,
+        *,
+        masked_BL: Tensor | None = None,
+        layer: int = -1,
+    ) -> Tensor:
         """Encode the kept tokens: (class token first) `[B, 1 + K, D]`.
 
-        ids: codes, or `mask_id` where masked. kept: their positions. kept_hidden: rows' padding.
+        kept: their positions. kept_hidden: rows' padding. masked: of those kept nothing is read.
+        layer: whose output, from 0; -1 is the last one's after the final norm.
         """
-        # An embedding look-up, not indexing: its gradient sums in a fixed order on every CPU.
-        x = self.tokens(ids_BL.gather(1, kept_BK)) + F.embedding(kept_BK, self.positions())
-        x = torch.cat([self.class_token.expand(len(x), 1, -1), x], 1)
+        tokens = self._embed(batch, kept_BK, masked_BL)
+        x = torch.cat([self._summary(batch, len(tokens)), tokens], 1)
         x = F.dropout(self.input_norm(x), self.config.dropout, self.training)
         attend = _attend(kept_hidden)
-        for block in self.encoder:
-            x = block(x, attend)
+        for number, block in enumerate(self.encoder):
+            x = self._run(block, x, attend)
+            if number == layer:
+                return x
         encoded: Tensor = self.encoder_norm(x)
         return encoded
 
@@ -136,33 +211,69 @@ class MaskedTransformer(nn.Module):
         """Decoder output at the masked positions only: `[n_masked, D]`, in row-major order.
 
         Dropped and masked positions are filled with the class token's output rather than a
-        learned mask token, which forces a global summary (paper.md, Encoder).
+        learned mask token, which forces a global summary (paper.md, Encoder); see `fill`.
         """
         h = self.to_decoder(encoded)
         summary, seen = h[:, :1], h[:, 1:]
-        x = summary.expand(-1, hidden_BL.shape[1], -1).contiguous()
+        fill = summary if self.decoder_mask is None else self.decoder_mask.to(h.dtype)
+        x = fill.expand(len(h), hidden_BL.shape[1], -1).contiguous()
         show = ~masking.kept_hidden & ~masking.masked.gather(1, masking.kept)
-        batch = torch.arange(len(x), device=x.device)[:, None].expand_as(masking.kept)
-        x = x.index_put((batch[show], masking.kept[show]), seen[show])
+        row = torch.arange(len(x), device=x.device)[:, None].expand_as(masking.kept)
+        x = x.index_put((row[show], masking.kept[show]), seen[show])
         x = x + self.decoder_positions()
         x = torch.cat([summary, x], 1)
         attend = _attend(hidden_BL)
         for block in self.decoder:
-            x = block(x, attend)
+            x = self._run(block, x, attend)
         decoded: Tensor = self.decoder_norm(x[:, 1:][masking.masked])
         return decoded
 
     def logits(self, decoded: Tensor) -> Tensor:
         """Scores over codes `[n, V]`; the table is the input embedding, detached (paper.md [D])."""
-        table = self.tokens.weight[: self.config.n_codes].detach()
+        table = self.tokens.weight[: self.config.n_codes]
+        if self.config.reads_codes:
+            table = table.detach()  # else it is the output's alone, and has no other teacher
         scores: Tensor = self.head(decoded) @ table.T + self.code_bias
         return scores
 
-    def forward(self, ids_BL: Tensor, hidden_BL: Tensor, masking: Masking) -> Tensor:
+    def forward(self, batch: Mapping[str, Tensor], masking: Masking) -> Tensor:
         """Scores over the codes at the masked positions, `[n_masked, V]`."""
-        ids = ids_BL.masked_fill(masking.masked, self.mask_id)
-        encoded = self.encode(ids, masking.kept, masking.kept_hidden)
-        return self.logits(self.decode(encoded, masking, hidden_BL))
+        encoded = self.encode(batch, masking.kept, masking.kept_hidden, masked_BL=masking.masked)
+        return self.logits(self.decode(encoded, masking, batch["hidden"]))
+
+    def _embed(
+        self, batch: Mapping[str, Tensor], kept_BK: Tensor, masked_BL: Tensor | None
+    ) -> Tensor:
+        """Kept tokens `[B, K, D]`: what they show, or that they are masked, and where they are."""
+        ids_BK = batch["ids"].gather(1, kept_BK)
+        masked = torch.zeros_like(kept_BK, dtype=torch.bool)
+        if masked_BL is not None:
+            masked = masked_BL.gather(1, kept_BK)
+        if self.config.reads_codes:
+            x = self.tokens(ids_BK.masked_fill(masked, self.mask_id))
+        else:
+            x = self.tokens.weight[self.mask_id] * masked[..., None]
+        for name, project in self.features.items():
+            values = batch[name].gather(1, kept_BK[..., None].expand(-1, -1, batch[name].shape[-1]))
+            x = x + project(values) * ~masked[..., None]
+        # An embedding look-up, not indexing: its gradient sums in a fixed order on every CPU.
+        return x + F.embedding(kept_BK, self.positions())
+
+    def _summary(self, batch: Mapping[str, Tensor], n_rows: int) -> Tensor:
+        """The class token, told what holds for the whole window: `[B, 1, D]`."""
+        summary = self.class_token.expand(n_rows, -1)
+        if self.channels is not None:
+            summary = summary + self.channels(batch["channel_mask"].to(summary.dtype))
+        if self.clock is not None:
+            summary = summary + self.clock(batch["hour"])
+        return summary[:, None]
+
+    def _run(self, block: nn.Module, x: Tensor, attend: Tensor | None) -> Tensor:
+        if self.config.checkpoint_activations and self.training and torch.is_grad_enabled():
+            again: Tensor = checkpoint(block, x, attend, use_reentrant=False)
+            return again
+        out: Tensor = block(x, attend)
+        return out
 
 
 def _attend(hidden: Tensor) -> Tensor | None:
@@ -173,7 +284,8 @@ def _attend(hidden: Tensor) -> Tensor | None:
     return seen[:, None, None, :]
 
 
-def _init(module: nn.Module) -> None:
+def init_weights(module: nn.Module) -> None:
+    """MAGE's, but for the table of codes."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

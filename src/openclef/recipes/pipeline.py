@@ -22,6 +22,7 @@ from openclef.errors import OpenclefError
 from openclef.model import pack
 from openclef.recipes import figures
 from openclef.recipes.recipe import Recipe
+from openclef.tokenizer.features import FeaturesConfig, FeatureTable, extract_features
 from openclef.tokenizer.token_table import TokenTable
 from openclef.tokenizer.tokens import tokenize_cohort
 from openclef.tokenizer.train import train_tokenizer
@@ -97,11 +98,23 @@ def run(
     tokenize_cohort(cohort, out / "tokenizer", out / "tokens")
     tokens = TokenTable(out / "tokens", cohort)
 
+    features = None
+    if recipe.encoder.needs_features:
+        say("features: what tokens were before they were integers")
+        patch_dim = recipe.encoder.model.patch_dim
+        extract_features(
+            cohort, out / "tokenizer", tokens, out / "features",
+            config=FeaturesConfig(patch_dim=patch_dim),
+        )  # fmt: skip
+        features = FeatureTable(out / "features")
+
     say("train encoder: masked reconstruction")
-    train_encoder(tokens, out / "encoder", config=recipe.encoder)
+    train_encoder(tokens, out / "encoder", config=recipe.encoder, cohort=cohort, features=features)
     untrained = recipe.encoder.train.model_copy(update={"n_steps": 0})
     control = recipe.encoder.model_copy(update={"train": untrained})
-    train_encoder(tokens, out / "encoder_untrained", config=control)
+    train_encoder(
+        tokens, out / "encoder_untrained", config=control, cohort=cohort, features=features
+    )
 
     encoders = {"clef_reconstruction": out / "encoder", "clef_untrained": out / "encoder_untrained"}
     is_aligned = has_clinical_data(cohort)
@@ -119,7 +132,10 @@ def run(
     embeddings = []
     for name, encoder in encoders.items():
         where = out / "embeddings" / name
-        embed_tokens(encoder, tokens, where, model=name, pooling=recipe.pooling)
+        embed_tokens(
+            encoder, tokens, where, model=name, pooling=recipe.pooling, cohort=cohort,
+            features=features,
+        )  # fmt: skip
         embeddings.append(where)
     embeddings += embed_handcrafted(cohort, out / "embeddings")
 

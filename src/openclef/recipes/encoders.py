@@ -1,0 +1,129 @@
+"""Encoders by name: four sizes, and the ablations of `demo`.
+
+Command: `openclef train encoder COHORT TOKENS OUT --recipe NAME`. Sizes are of the paper, Tables 3
+and 4 (17 M to 148 M [I]); every one reads any grid and any number of codes, see `for_tokens`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from openclef.encoder.masking import MaskingConfig
+from openclef.encoder.objective import EncoderLossConfig
+from openclef.encoder.train import EncoderStage
+from openclef.encoder.transformer import EncoderConfig
+from openclef.errors import choose
+from openclef.recipes import tiny
+from openclef.recipes.recipe import changed
+from openclef.tokenizer.token_table import TokenTable
+from openclef.training.loop import TrainConfig
+from openclef.training.optim import OptimConfig
+
+
+def demo() -> EncoderStage:
+    """2.2 M parameters, the shape of `openclef demo`: trained longer than there, within an hour or
+    two of two CPU cores.
+    """
+    return EncoderStage(
+        model=EncoderConfig(width=128, n_heads=2, n_encoder_layers=4, n_decoder_layers=1),
+        train=TrainConfig(
+            n_steps=2000,
+            batch_size=16,
+            validate_every=100,
+            checkpoint_every=100,
+            patience=5,
+            precision="bf16",
+            optim=OptimConfig(lr=1e-3),
+        ),
+    )
+
+
+def _paper(*, width: int, checkpoint_activations: bool = False) -> EncoderStage:
+    """12 + 8 layers [I], heads of 64, and MAGE's schedule [D]: 1.5e-4 at batches of 256."""
+    return EncoderStage(
+        model=EncoderConfig(
+            width=width, n_heads=width // 64, checkpoint_activations=checkpoint_activations
+        ),
+        train=TrainConfig(
+            n_steps=200_000,
+            batch_size=256,
+            validate_every=2000,
+            checkpoint_every=1000,
+            patience=20,
+            precision="auto",
+            optim=OptimConfig(lr=1.5e-4),
+        ),
+        n_validation=1024,
+    )
+
+
+def small() -> EncoderStage:
+    """18.2 M parameters; the paper's smallest."""
+    return _paper(width=256)
+
+
+def medium() -> EncoderStage:
+    """68.1 M parameters."""
+    return _paper(width=512)
+
+
+def base() -> EncoderStage:
+    """149.7 M parameters; the paper's."""
+    return _paper(width=768, checkpoint_activations=True)
+
+
+def _model(**changes: Any) -> Callable[[], EncoderStage]:
+    return lambda: changed(demo(), model=changed(demo().model, **changes))
+
+
+def _loss(**changes: Any) -> Callable[[], EncoderStage]:
+    return lambda: changed(demo(), loss=EncoderLossConfig(**changes))
+
+
+def _masking(**changes: Any) -> Callable[[], EncoderStage]:
+    return _loss(masking=MaskingConfig(**changes))
+
+
+def _both(model: dict[str, Any], loss: dict[str, Any]) -> Callable[[], EncoderStage]:
+    return lambda: changed(_loss(**loss)(), model=changed(demo().model, **model))
+
+
+# Those with latents or patches need `--features`.
+ABLATIONS: dict[str, Callable[[], EncoderStage]] = {
+    "mask-token": _model(fill="mask"),
+    "no-dropping": _masking(drop_ratio=0.0),
+    "ratio-25-75": _masking(mean=0.5, low=0.25, high=0.75, drop_ratio=0.25),
+    "ratio-75": _masking(low=0.75, high=0.75),
+    "no-smoothing": _loss(label_smoothing=0.0),
+    "channel-mask": _model(use_channel_mask=True),
+    "clock": _model(use_clock=True),
+    "reads-latents": _model(inputs="codes+latents"),
+    "reads-patches": _model(inputs="codes+patches"),
+    "reads-patches-only": _model(inputs="patches"),
+    "predicts-latents": _loss(latent_weight=1.0),
+    "predicts-patches": _loss(patch_weight=1.0),
+    "predicts-latents-only": _loss(code_weight=0.0, latent_weight=1.0),
+    "predicts-patches-only": _loss(code_weight=0.0, patch_weight=1.0),
+    "patches": _both({"inputs": "codes+patches"}, {"patch_weight": 1.0}),
+    "patches-only": _both({"inputs": "patches"}, {"code_weight": 0.0, "patch_weight": 1.0}),
+}
+ENCODERS: dict[str, Callable[[], EncoderStage]] = {
+    "tiny": lambda: tiny.recipe().encoder,
+    "demo": demo,
+    "small": small,
+    "medium": medium,
+    "base": base,
+    **{f"demo-{name}": ablation for name, ablation in ABLATIONS.items()},
+}
+
+
+def get_encoder(name: str) -> EncoderStage:
+    """The encoder of that name; raises OpenclefError naming the nearest one."""
+    return ENCODERS[choose(name, ENCODERS, "encoder")]()
+
+
+def for_tokens(config: EncoderStage, tokens: TokenTable) -> EncoderStage:
+    """The same encoder for tokens on another grid, or of another codebook."""
+    shape = changed(config.model, grid=tokens.grid, n_codes=tokens.n_codes)
+    return changed(config, model=shape)

@@ -1,0 +1,177 @@
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import two_encoders
+
+from openclef.artefact import Artefact
+from openclef.encoder.masking import MaskingConfig, draw_masking
+from openclef.encoder.objective import EncoderLossConfig, MaskedReconstruction
+from openclef.encoder.transformer import EncoderConfig
+from openclef.recipes.recipe import changed
+from openclef.training import checkpoint
+
+TINY = EncoderConfig(
+    n_codes=16, grid=(1, 4, 8), width=16, n_heads=2, n_encoder_layers=2, n_decoder_layers=1,
+    dropout=0.0, patch_dim=4, latent_dim=6,
+)  # fmt: skip
+BOTH = EncoderLossConfig(latent_weight=0.5, patch_weight=2.0)
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def batch_of(n=4):
+    ids = torch.randint(16, (n, 32), generator=rng())
+    return {
+        "ids": ids,
+        "hidden": (torch.arange(32) >= 26).expand(n, -1),
+        "latents": torch.randn(n, 32, 6, generator=rng(1)),
+        "patches": torch.randn(n, 32, 4, generator=rng(2)),
+    }
+
+
+def made(loss, **changes):
+    torch.manual_seed(0)
+    return MaskedReconstruction(changed(TINY, **changes), loss)
+
+
+def test_terms_are_means_over_masked_tokens_by_an_independent_formula():
+    objective, batch = made(BOTH), batch_of()
+    terms = objective.losses(batch, rng(3))
+    masking = draw_masking(batch["hidden"], MaskingConfig(), rng(3))
+    model = objective.model
+    decoded = model.decode(
+        model.encode(batch, masking.kept, masking.kept_hidden, masked_BL=masking.masked),
+        masking, batch["hidden"],
+    )  # fmt: skip
+    logits, targets = model.logits(decoded), batch["ids"][masking.masked]
+    smooth = F.cross_entropy(logits, targets, label_smoothing=0.1)
+    patches = F.smooth_l1_loss(
+        objective.heads["patches"](decoded), batch["patches"][masking.masked]
+    )
+    latents = F.smooth_l1_loss(
+        objective.heads["latents"](decoded), batch["latents"][masking.masked]
+    )
+    torch.testing.assert_close(terms["cross_entropy"], F.cross_entropy(logits, targets))
+    torch.testing.assert_close(terms["accuracy"], (logits.argmax(-1) == targets).float().mean())
+    torch.testing.assert_close(terms["loss"], smooth + 0.5 * latents + 2 * patches)
+
+
+@pytest.mark.parametrize("name", ["patches", "latents"])
+def test_continuous_targets_are_of_masked_tokens_only(name):
+    objective, batch = made(BOTH), batch_of()
+    masking = draw_masking(batch["hidden"], MaskingConfig(), rng(3))
+    expected = objective.losses(batch, rng(3))
+    elsewhere = batch[name].masked_fill(~masking.masked[..., None], 1e3)
+    assert (objective.losses({**batch, name: elsewhere}, rng(3))["loss"]) == expected["loss"]
+    there = batch[name].masked_fill(masking.masked[..., None], 1e3)
+    assert objective.losses({**batch, name: there}, rng(3))["loss"] > 10 * expected["loss"]
+
+
+def test_codes_can_be_left_out_of_what_is_predicted():
+    terms = made(EncoderLossConfig(code_weight=0, patch_weight=1)).losses(batch_of(), rng())
+    assert terms.keys() == {"loss", "patches"}
+    with pytest.raises(ValueError, match="nothing to predict"):
+        EncoderLossConfig(code_weight=0)
+
+
+def test_a_batch_without_anything_visible_gives_zero_not_nan():
+    objective, batch = made(BOTH), batch_of()
+    loss = objective.losses({**batch, "hidden": torch.ones(4, 32, dtype=torch.bool)}, rng())["loss"]
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert all(p.grad is None or p.grad.isfinite().all() for p in objective.parameters())
+
+
+def test_heads_of_continuous_targets_leave_the_encoder_as_it_is():
+    one, other = made(EncoderLossConfig()), made(BOTH)
+    ours, theirs = one.model.state_dict(), other.model.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+@pytest.mark.parametrize("inputs", ["codes", "codes+latents", "codes+patches", "patches"])
+@pytest.mark.parametrize("fill", ["class", "mask"])
+def test_one_small_batch_is_learnt_by_heart(inputs, fill):
+    objective, batch = made(BOTH, inputs=inputs, fill=fill), batch_of(2)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
+    first = {}
+    for step in range(30):
+        optimizer.zero_grad()
+        terms = objective.losses(batch, rng(step % 3))
+        terms["loss"].backward()
+        optimizer.step()
+        first = first or {name: float(value.detach()) for name, value in terms.items()}
+    for name in ("loss", "cross_entropy", "patches", "latents"):
+        assert float(terms[name].detach()) < first[name], name
+
+
+def test_training_learns_a_row_pattern():
+    objective = made(EncoderLossConfig())
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
+    ids = torch.arange(4).repeat_interleave(8).expand(8, -1)  # each row of the grid has its code
+    hidden = torch.zeros_like(ids, dtype=torch.bool)
+    for step in range(60):
+        optimizer.zero_grad()
+        result = objective.losses({"ids": ids, "hidden": hidden}, rng(step))
+        result["loss"].backward()
+        optimizer.step()
+    assert float(result["accuracy"]) == 1.0
+    assert float(result["cross_entropy"].detach()) < 0.5
+
+
+@pytest.mark.parametrize("drop_ratio", [0.5, 0.0])
+def test_flops_are_those_that_torch_counts(drop_ratio):
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    masking = MaskingConfig(low=0.75, high=0.75, drop_ratio=drop_ratio)
+    loss = EncoderLossConfig(masking=masking, patch_weight=1.0)
+    torch.manual_seed(0)
+    objective = MaskedReconstruction(
+        EncoderConfig(
+            n_codes=64, grid=(1, 8, 16), width=32, n_heads=2, n_encoder_layers=2,
+            n_decoder_layers=1, dropout=0.0,
+        ),
+        loss,
+    )  # fmt: skip
+    batch = {
+        "ids": torch.randint(64, (2, 128)),
+        "hidden": torch.zeros(2, 128, dtype=torch.bool),
+        "patches": torch.randn(2, 128, 32),
+    }
+    # The counter does not know the fused attention of CPUs.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        objective.losses(batch, rng())["loss"].backward()
+    assert objective.flops_per_item == pytest.approx(counter.get_total_flops() / 2, rel=0.05)
+    assert objective.tokens_per_item == 128
+    assert len(objective.shard_units()) == 3
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, run_two_processes):
+    """(weights of one process, its metrics, weights of each of two, their metrics)."""
+    out = tmp_path_factory.mktemp("encoders")
+    weights, stage = two_encoders.train(out / "one")
+    run_two_processes(Path(two_encoders.__file__), out)
+    two = [checkpoint.load_tensors(out / f"rank{rank}.safetensors")[0] for rank in (0, 1)]
+    return weights, stage.metrics(), two, Artefact(out / "two", "encoder", {}, {}).metrics()
+
+
+def test_two_processes_give_the_losses_of_one(runs):
+    rows = [
+        [row for row in metrics if row["split"] in ("train", "tuning")] for metrics in runs[1::2]
+    ]
+    assert len(rows[0]) == len(rows[1]) == 12
+    for one, two in zip(*rows, strict=True):
+        for name in ("loss", "cross_entropy", "accuracy", "patches"):
+            assert two[name] == pytest.approx(one[name], abs=1e-4), (one["step"], name)
+
+
+def test_two_processes_end_at_the_weights_of_one(runs):
+    weights, _, (first, second), _ = runs
+    for name, value in weights.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], value, rtol=1e-2, atol=1e-3)
