@@ -1,4 +1,4 @@
-"""What each process does in test_objective.py: trains a small encoder in a folder."""
+"""What each process does in test_reconstruction.py: trains a small encoder in a folder."""
 
 import sys
 from pathlib import Path
