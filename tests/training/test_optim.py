@@ -57,3 +57,14 @@ def test_groups_hold_every_parameter_once(wrong):
 
     with pytest.raises(ValueError, match="exactly once"):
         clipping_groups(Wrong())
+
+
+def test_average_starts_with_a_decay_of_a_tenth():
+    """min(.9999, (1 + t) / (10 + t)): the first step leaves a tenth of the initial weights."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    average = WeightAverage(model, n_steps=10**6, config=OptimConfig(ema_decay=0.9999))
+    nn.init.zeros_(model.weight)
+    for step, left in enumerate((1 / 10, 1 / 10 * 2 / 11, 1 / 10 * 2 / 11 * 3 / 12)):
+        average.update(model, step=step)
+        assert float(average.state["weight"]) == pytest.approx(left)

@@ -6,13 +6,15 @@ Everything here is a function of (seed, step), so a checkpoint needs no sampler 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+Batch = Mapping[str, Tensor]
 Loaded = TypeVar("Loaded")
 
 # Streams of randomness of one run.

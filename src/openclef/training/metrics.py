@@ -17,9 +17,9 @@ EVENTS = "tensorboard/events.out.tfevents.openclef"
 
 
 class Metrics:
-    """Writes rows: a step, a split ("run" where the run starts or resumes, "train", "tuning",
-    "end"), the run's seconds, and values. Only the first process of a run is given an artefact;
-    the rows of the others go nowhere.
+    """Writes rows: a step, a split ("run" where the run starts or resumes, "train", "skipped",
+    "tuning", "end"), the run's seconds, and values. Only the first process of a run is given an
+    artefact; the rows of the others go nowhere.
     """
 
     def __init__(self, artefact: Artefact | None, events: EventFile | None) -> None:
@@ -60,7 +60,7 @@ def open_metrics(artefact: Artefact | None, *, step: int) -> Iterator[Metrics]:
 def _is_kept(row: Mapping[str, Any], step: int) -> bool:
     """Whether a row is of steps taken for good; start and end are told anew."""
     before: bool = row["step"] < step
-    return before or (row["step"] == step and row["split"] in ("train", "tuning"))
+    return before or (row["step"] == step and row["split"] not in ("run", "end"))
 
 
 def _open_events(artefact: Artefact, rows: list[dict[str, Any]]) -> EventFile | None:

@@ -9,6 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from openclef.training.sharding import whole
 from openclef.types import GroupedObjective, Objective
 
 
@@ -85,4 +86,4 @@ def clipping_groups(objective: Objective) -> list[list[nn.Parameter]]:
 
 def clip_gradients(groups: Iterable[Iterable[nn.Parameter]], max_norm: float) -> list[float]:
     """Scale the gradients of each group to at most `max_norm`; returns the norms before."""
-    return [float(nn.utils.clip_grad_norm_(group, max_norm)) for group in groups]
+    return [float(whole(nn.utils.clip_grad_norm_(group, max_norm))) for group in groups]
