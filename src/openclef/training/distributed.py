@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,9 +12,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from openclef.errors import OpenclefError
 
+_MESHES: list[DeviceMesh] = []
 # Of the thread, not of the process: a background loader goes on as one of several.
 _ALONE: ContextVar[bool] = ContextVar("alone", default=False)
 
@@ -46,11 +49,23 @@ def start() -> None:
 def stop() -> None:
     """Leave them, at the end of a command; without them nothing is done.
 
-    After a sharded run the group's threads stay until the process ends: caches of DTensor that
-    nothing public empties hold the group (torch 2.13).
+    Whoever holds a sharded objective has let go of it: see `start` on threads that stay.
     """
     if dist.is_initialized():
+        for mesh in _MESHES:
+            # Caches of DTensor keep the mesh, and it would keep the group; torch 2.13 has no
+            # public way to empty either.
+            getattr(mesh, "_pg_registry", {}).clear()
+        _MESHES.clear()
+        gc.collect()  # sharded modules are in cycles
         dist.destroy_process_group()
+
+
+def all_in_one_row(device: torch.device) -> DeviceMesh:
+    """The mesh of all processes along one axis."""
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    _MESHES.append(mesh)
+    return mesh
 
 
 def local_rank() -> int:
