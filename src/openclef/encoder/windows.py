@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from typing import overload
 
 import numpy as np
 import polars as pl
@@ -18,7 +17,7 @@ from openclef.cohort.store import Cohort
 from openclef.errors import OpenclefError
 from openclef.tokenizer.features import FeatureTable
 from openclef.tokenizer.token_table import TokenTable
-from openclef.training.loop import Batch
+from openclef.training.batches import Batch, LazyBatches
 from openclef.types import CHANNELS, BoolArray, FloatArray
 
 _OF_COHORT = {"channel_mask", "hour"}
@@ -91,26 +90,7 @@ class EncoderWindows:
 
     def batches(self, rows: NDArray[np.int64], size: int) -> Sequence[Batch]:
         """Batches of at most `size` of these rows, each made when it is asked for."""
-        return _Batches(self, [rows[start : start + size] for start in range(0, len(rows), size)])
-
-
-class _Batches(Sequence[Batch]):
-    def __init__(self, windows: EncoderWindows, parts: list[NDArray[np.int64]]) -> None:
-        self._windows, self._parts = windows, parts
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-    @overload
-    def __getitem__(self, index: int) -> Batch: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Batch]: ...
-
-    def __getitem__(self, index: int | slice) -> Batch | Sequence[Batch]:
-        if isinstance(index, slice):
-            return _Batches(self._windows, self._parts[index])
-        return self._windows.batch(self._parts[index])
+        return LazyBatches(rows, size, self.batch)
 
 
 def hour_of_day(start_time: datetime | None, start_s: float) -> float:

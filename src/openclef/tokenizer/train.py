@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import polars as pl
@@ -20,10 +19,12 @@ from openclef.errors import OpenclefError
 from openclef.tokenizer.objective import TokenizerLossConfig, TokenizerObjective
 from openclef.tokenizer.vqgan import TokenizerConfig, Vqgan
 from openclef.training import checkpoint
-from openclef.training.loop import Batch, TrainConfig, fit
+from openclef.training.batches import Batch, LazyBatches
+from openclef.training.loop import TrainConfig, fit
 from openclef.types import CHANNELS, BoolArray, Spectrogram
 
 WEIGHTS = "tokenizer.safetensors"
+VALIDATION_BATCH = 4  # whole windows
 
 
 class TokenizerStage(BaseModel):
@@ -139,6 +140,9 @@ def train_tokenizer(cohort: Cohort, out: Path, *, config: TokenizerStage) -> Art
             dropped.append(dropped_channels(crop.channel_mask, config, rng))
         return {**stack(crops), "dropped": torch.from_numpy(np.stack(dropped))}
 
+    def read_batch(rows: np.ndarray) -> Batch:
+        return stack([read_finite(cohort, row) for row in rows])
+
     n_validation = min(len(tuning_rows), config.n_validation)
     # Evenly over the cohort, so that one patient's many windows do not decide.
     chosen = tuning_rows[np.linspace(0, len(tuning_rows) - 1, n_validation).astype(int)]
@@ -146,35 +150,13 @@ def train_tokenizer(cohort: Cohort, out: Path, *, config: TokenizerStage) -> Art
         objective,
         n_items=len(train_rows),
         load_batch=load_batch,
-        validation=_Windows(cohort, chosen),
+        validation=LazyBatches(chosen, VALIDATION_BATCH, read_batch),
         config=config.train,
         artefact=stage,
         label="training the tokenizer",
     )
     checkpoint.publish(stage, {WEIGHTS: checkpoint.take_prefix(weights, "model")})
     return stage
-
-
-class _Windows(Sequence[Batch]):
-    """Batches of whole windows of a cohort, read each time they are asked for."""
-
-    def __init__(self, cohort: Cohort, rows: np.ndarray, batch_size: int = 4) -> None:
-        self._cohort = cohort
-        self._parts = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-    @overload
-    def __getitem__(self, index: int) -> Batch: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Batch]: ...
-
-    def __getitem__(self, index: int | slice) -> Batch | Sequence[Batch]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(len(self))[index]]
-        return stack([read_finite(self._cohort, row) for row in self._parts[index]])
 
 
 def read_finite(cohort: Cohort, row: int) -> Spectrogram:

@@ -1,4 +1,4 @@
-"""Which items make up each step, the seeds of all that is random, and loading ahead.
+"""Which items make up each step, the seeds of all that is random, and loading ahead or late.
 
 Everything here is a function of (seed, step), so a checkpoint needs no sampler state.
 """
@@ -6,9 +6,9 @@ Everything here is a function of (seed, step), so a checkpoint needs no sampler 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,3 +61,27 @@ def load_ahead(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+class LazyBatches(Sequence[Batch]):
+    """Batches of at most `size` of these rows, each made by `make` when it is asked for."""
+
+    def __init__(
+        self, rows: NDArray[np.int64], size: int, make: Callable[[NDArray[np.int64]], Batch]
+    ) -> None:
+        self._parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        self._make = make
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Batch]: ...
+
+    def __getitem__(self, index: int | slice) -> Batch | Sequence[Batch]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        return self._make(self._parts[index])
