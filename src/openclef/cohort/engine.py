@@ -63,7 +63,8 @@ class LocalEngine:
 
     def __exit__(self, *raised: object) -> None:
         if self._pool is not None and raised[0] is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            # The interpreter's end would wait for it too, and now and then meets it half closed.
+            self._pool.shutdown(wait=True, cancel_futures=True)
         self._stop()
 
     def _stop(self) -> None:
