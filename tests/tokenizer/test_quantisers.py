@@ -17,6 +17,7 @@ LEARNED = [
     EmaConfig(n_codes=32, code_dim=6, decay=0.9),
     ResidualConfig(n_codes=32, code_dim=6, decay=0.9),
     ProductConfig(n_codes=32, code_dim=6, decay=0.9, n_quantisers=3),
+    EmaConfig(n_codes=32, code_dim=6, decay=0.9, metric="euclidean"),
 ]
 EVERY = [*LEARNED, FsqConfig(levels=(8, 5, 4))]
 every = pytest.mark.parametrize("config", EVERY, ids=lambda config: config.kind)
@@ -35,6 +36,15 @@ def started(config):
     quantiser = make_quantiser(config)
     quantiser.start(normal(400, config.code_dim, seed=7), rng())
     return quantiser
+
+
+@pytest.mark.parametrize(("metric", "n_different"), [("cosine", 1), ("euclidean", 3)])
+def test_the_length_of_a_latent_counts_by_distance_alone(metric, n_different):
+    quantiser = make_quantiser(EmaConfig(n_codes=3, code_dim=6, metric=metric))
+    lengths = torch.tensor([[1.0], [2.0], [4.0]])
+    z = lengths * normal(1, 6)
+    quantiser.start(z, rng())
+    assert len(quantiser.encode(z).unique()) == n_different
 
 
 def state(quantiser):

@@ -11,11 +11,11 @@ from openclef.training import checkpoint
 SCRIPT = Path(two_tokenizers.__file__)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory, run_two_processes):
+@pytest.fixture(scope="module", params=["random", "components"])
+def runs(request, tmp_path_factory, run_two_processes):
     """(weights of one process, its losses, weights of each of two, their losses)."""
-    out = tmp_path_factory.mktemp("tokenizers")
-    weights, stage = two_tokenizers.train(out / "one")
+    out = tmp_path_factory.mktemp("tokenizers") / request.param
+    weights, stage = two_tokenizers.train(out / "one", request.param)
     run_two_processes(SCRIPT, out)
     two = [checkpoint.load_tensors(out / f"rank{rank}.safetensors")[0] for rank in (0, 1)]
     other = two_tokenizers.artefact.Artefact(out / "two", "tokenizer", {}, {})

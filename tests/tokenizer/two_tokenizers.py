@@ -9,6 +9,7 @@ import torch
 from openclef import artefact
 from openclef.tokenizer.objective import TokenizerLossConfig, TokenizerObjective
 from openclef.tokenizer.quantisers import EmaConfig
+from openclef.tokenizer.start import start_from_components
 from openclef.tokenizer.vqgan import TokenizerConfig
 from openclef.training import checkpoint, distributed
 from openclef.training.loop import TrainConfig, fit
@@ -46,11 +47,16 @@ def load_batch(indices, rngs):
     return {name: torch.from_numpy(np.stack(value)) for name, value in arrays.items()}
 
 
-def train(folder):
-    """Weights and metrics after 20 steps."""
+def train(folder, start):
+    """Weights and metrics after 20 steps, from "random" weights or from "components"."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     objective = TokenizerObjective(MODEL, LOSS, n_steps=TRAIN.n_steps)
+    if start == "components":
+        rngs = [np.random.default_rng(i) for i in range(11)]
+        rng = torch.Generator().manual_seed(0)
+        start_from_components(objective.model.eval(), [load_batch(range(11), rngs)], rng)
+        objective.train()
     stage = artefact.begin(folder, kind="tokenizer", config={}, inputs={})
     fit(
         objective, n_items=11, load_batch=load_batch, validation=[], config=TRAIN, artefact=stage,
@@ -61,6 +67,6 @@ def train(folder):
 
 if __name__ == "__main__":
     out = Path(sys.argv[1])
-    weights, _ = train(out / "two")
+    weights, _ = train(out / "two", out.name)
     checkpoint.save_tensors(out / f"rank{distributed.rank()}.safetensors", weights)
     distributed.stop()

@@ -114,5 +114,12 @@ class LatentNorm(nn.Module):
             shift = (mean - self.mean) * scale
         return (z - mean) * torch.rsqrt(variance + _LEAST) * stretch + shift
 
+    @torch.no_grad()
+    def set(self, z_ND: Tensor) -> None:
+        """Begin the moving statistics with these latents."""
+        self.mean.copy_(z_ND.mean(0))
+        self.square.copy_(z_ND.square().mean(0))
+        self.is_initialised.fill_(True)
+
     def _variance(self) -> Tensor:
         return (self.square - self.mean.square()).clamp(min=0)

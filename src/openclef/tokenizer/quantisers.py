@@ -34,9 +34,14 @@ class _EmaCodebooks(BaseModel):
 
 
 class EmaConfig(_EmaCodebooks):
-    """One codebook of unit vectors, nearest by cosine similarity (paper.md: 8,192 x 32 [C])."""
+    """One codebook (paper.md: 8,192 x 32 [C]).
+
+    metric: "cosine" [D]: codes are unit vectors, and a latent's length is lost; "euclidean": it is
+    kept, and so is more of the spectrogram (results/2026-11-24-tokenizer.md).
+    """
 
     kind: Literal["ema"] = "ema"
+    metric: Literal["cosine", "euclidean"] = "cosine"
 
     @property
     def n_quantisers(self) -> int:
@@ -227,7 +232,7 @@ class ProductQuantiser(Quantiser):
 class ResidualQuantiser(Quantiser):
     """Euclidean codebooks in a row, the code their sum (SoundStream, Zeghidour et al. 2021)."""
 
-    def __init__(self, config: ResidualConfig) -> None:
+    def __init__(self, config: EmaConfig | ResidualConfig) -> None:
         super().__init__()
         self.books = _books(config, config.code_dim, spherical=False)
 
@@ -314,7 +319,7 @@ def make_quantiser(config: QuantiserConfig) -> Quantiser:
     match config:
         case FsqConfig():
             return FsqQuantiser(config)
-        case ResidualConfig():
+        case ResidualConfig() | EmaConfig(metric="euclidean"):
             return ResidualQuantiser(config)
         case _:
             return ProductQuantiser(config)

@@ -17,9 +17,10 @@ from openclef.artefact import Artefact
 from openclef.cohort.store import Cohort
 from openclef.errors import OpenclefError
 from openclef.tokenizer.objective import TokenizerLossConfig, TokenizerObjective
+from openclef.tokenizer.start import start_from_components
 from openclef.tokenizer.vqgan import TokenizerConfig, Vqgan
 from openclef.training import checkpoint
-from openclef.training.batches import Batch, LazyBatches
+from openclef.training.batches import START, Batch, LazyBatches, torch_seed
 from openclef.training.loop import TrainConfig, fit
 from openclef.types import CHANNELS, BoolArray, Spectrogram
 
@@ -30,6 +31,7 @@ VALIDATION_BATCH = 4  # whole windows
 class TokenizerStage(BaseModel):
     """Everything that decides a tokenizer.
 
+    n_start: windows whose principal components the weights begin as, see `start`; 0: random [U].
     crop_frames: 640, half a session (paper.md [C]). What is hidden at random from the encoder in
     training, so that reduced montages and gaps work (shares [U]): channel_dropout of the channels,
     which the decoder must guess; all but a random few channels in reduced_montages of the crops;
@@ -41,6 +43,7 @@ class TokenizerStage(BaseModel):
     model: TokenizerConfig = TokenizerConfig()
     loss: TokenizerLossConfig = TokenizerLossConfig()
     train: TrainConfig
+    n_start: int = Field(0, ge=0)
     crop_frames: int = Field(640, gt=0)
     channel_dropout: float = Field(0.1, ge=0, lt=1)
     reduced_montages: float = Field(0.1, ge=0, le=1)
@@ -143,6 +146,15 @@ def train_tokenizer(cohort: Cohort, out: Path, *, config: TokenizerStage) -> Art
     def read_batch(rows: np.ndarray) -> Batch:
         return stack([read_finite(cohort, row) for row in rows])
 
+    if config.n_start:
+        n_start = min(len(train_rows), config.n_start)
+        spread = train_rows[np.linspace(0, len(train_rows) - 1, n_start).astype(int)]
+        start_from_components(
+            objective.model.eval(),
+            LazyBatches(spread, VALIDATION_BATCH, read_batch),
+            torch.Generator().manual_seed(torch_seed(config.train.seed, START)),
+        )
+        objective.train()
     n_validation = min(len(tuning_rows), config.n_validation)
     # Evenly over the cohort, so that one patient's many windows do not decide.
     chosen = tuning_rows[np.linspace(0, len(tuning_rows) - 1, n_validation).astype(int)]

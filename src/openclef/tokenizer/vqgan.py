@@ -104,7 +104,7 @@ class ResidualBlock(nn.Module):
         self.norm1, self.norm2 = PositionNorm(width), PositionNorm(width)
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
+        _start_at_nothing(self.conv2)
 
     def forward(self, x: Tensor, visible: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)) * visible)
@@ -120,7 +120,7 @@ class AttentionBlock(nn.Module):
         self.norm = PositionNorm(width)
         self.to_qkv = nn.Conv2d(width, 3 * width, 1)
         self.out = nn.Conv2d(width, width, 1)
-        nn.init.zeros_(self.out.weight)
+        _start_at_nothing(self.out)
 
     def forward(self, x_BDFT: Tensor, visible: Tensor) -> Tensor:
         qkv = self.to_qkv(self.norm(x_BDFT)).flatten(2).unflatten(1, (3, self.n_heads, -1))
@@ -130,6 +130,13 @@ class AttentionBlock(nn.Module):
         seen = seen | ~seen.any(-1, keepdim=True)
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         return x_BDFT + self.out(h.transpose(-1, -2).flatten(1, 2).view_as(x_BDFT))
+
+
+def _start_at_nothing(layer: nn.Conv2d) -> None:
+    """A branch that adds nothing until it is trained."""
+    nn.init.zeros_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
 
 
 class Encoded(NamedTuple):
@@ -203,11 +210,11 @@ class Vqgan(nn.Module):
         if n_frames % step or n_frames == 0:
             nearest = max(step, round(n_frames / step) * step)
             raise ValueError(f"{n_frames} frames: give a multiple of {step}, such as {nearest}")
-        x, shown = self._planes(x_BCFT, channel_mask, time_mask)
+        x, shown = self.planes(x_BCFT, channel_mask, time_mask)
         if self.training:
             self.spectrum.update(x, shown)
         x = self.spectrum.standardise(x) * shown
-        x = self._enter(x.contiguous(memory_format=torch.channels_last), channel_mask)
+        x = self.enter(x.contiguous(memory_format=torch.channels_last), channel_mask)
         for level, blocks in enumerate(self.encode_blocks):
             if level > 0:
                 x = self.down[level](x)
@@ -243,7 +250,7 @@ class Vqgan(nn.Module):
 
     def standardise(self, x_BCFT: Tensor, channel_mask: Tensor, time_mask: Tensor) -> Tensor:
         """Planes of scaled spectrograms, each frequency standardised, 0 where hidden."""
-        x, shown = self._planes(x_BCFT, channel_mask, time_mask)
+        x, shown = self.planes(x_BCFT, channel_mask, time_mask)
         return self.spectrum.standardise(x) * shown
 
     @property
@@ -265,7 +272,7 @@ class Vqgan(nn.Module):
         from the others."""
         return self.decode(self.quantiser.decode(ids_BRFTQ), hidden_BRT) * CLAMP_DB
 
-    def _planes(
+    def planes(
         self, x_BCFT: Tensor, channel_mask: Tensor, time_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Planes, 0 where hidden, and where they are shown, `[B, 19, 1, T]`."""
@@ -275,7 +282,7 @@ class Vqgan(nn.Module):
         shown = ~(hidden[:, :, None, None] | time_mask[:, None, None, :])
         return to_planes(x, channel_mask, regions), shown
 
-    def _enter(self, x_BCFT: Tensor, channel_mask: Tensor) -> Tensor:
+    def enter(self, x_BCFT: Tensor, channel_mask: Tensor) -> Tensor:
         """First patches, of each region's planes alone: `[B, 19, F, T]` -> `[B R, D, f, t]`."""
         first = self.down[0]
         assert isinstance(first, nn.Conv2d)

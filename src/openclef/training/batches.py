@@ -18,7 +18,7 @@ Batch = Mapping[str, Tensor]
 Loaded = TypeVar("Loaded")
 
 # Streams of randomness of one run.
-ORDER, ITEMS, DROPOUT, LOSSES, VALIDATION = range(5)
+ORDER, ITEMS, DROPOUT, LOSSES, VALIDATION, START = range(6)
 
 
 def torch_seed(seed: int, *place: int) -> int:
