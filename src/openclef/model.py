@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from rich.progress import track
+from torch import nn
 
 from openclef import artefact
 from openclef.artefact import Artefact, atomic
@@ -36,6 +38,10 @@ from openclef.training import checkpoint
 from openclef.types import Embedding, FloatArray, Recording, Spectrogram, Tokens
 
 WEIGHTS = "model.safetensors"
+CARD = "README.md"
+_FILES = ("config.json", "manifest.json", WEIGHTS, CARD)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_N_NAMED = 8  # tensors in a message
 
 
 class ModelConfig(BaseModel):
@@ -55,7 +61,8 @@ class ModelConfig(BaseModel):
 class CLEF:
     """Tokenizer and encoder with their pooling; made by `CLEF.from_pretrained(folder)`.
 
-    whitener: of an encoder with continuous inputs.
+    whitener: of an encoder with continuous inputs. inputs: hashes of the artefacts it was packed
+    from.
     """
 
     def __init__(
@@ -66,20 +73,35 @@ class CLEF:
         *,
         whitener: Whitener | None,
         model_hash: str,
+        inputs: Mapping[str, str],
     ) -> None:
         self.config = config
         self.tokenizer = tokenizer.eval()
         self.encoder = encoder.eval()
         self.whitener = whitener
         self.hash = model_hash
+        self.inputs = inputs
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> CLEF:
-        """Load a `model/` folder as `openclef pack` writes it; every tensor must match.
+    def from_pretrained(cls, name_or_folder: str | Path, *, revision: str | None = None) -> CLEF:
+        """Load a model that `openclef pack` or `save_pretrained` wrote; every tensor must match.
 
-        Raises ArtefactError if the folder is not a complete model.
+        Parameters
+        ----------
+        name_or_folder : str or Path
+            A folder, or `owner/name` on the Hugging Face hub if there is no such folder here. The
+            download (once, then cached) is all that leaves or enters the machine.
+        revision : str, optional
+            Branch, tag or commit on the hub; a folder has none.
+
+        Raises
+        ------
+        ArtefactError
+            Not a complete model, or tensors that do not match, which are named.
+        OpenclefError
+            The hub is needed and `huggingface_hub` is not installed, or it cannot give the model.
         """
-        folder = Path(folder)
+        folder = _local_folder(name_or_folder, revision)
         source = artefact.load(folder, kind="model")
         config = ModelConfig.model_validate(source.config)
         tokenizer, encoder = Vqgan(config.tokenizer), MaskedTransformer(config.encoder)
@@ -89,13 +111,30 @@ class CLEF:
             else None
         )
         weights, _ = checkpoint.load_tensors(folder / WEIGHTS)
-        for module, prefix in (
-            (tokenizer, "tokenizer"), (encoder, "encoder"), (whitener, "whitener"),
-        ):  # fmt: skip
-            if module is not None:
-                own = checkpoint.take_prefix(weights, prefix)
-                checkpoint.load_weights(module, own, source=f"{folder / WEIGHTS} ({prefix})")
-        return cls(config, tokenizer, encoder, whitener=whitener, model_hash=source.hash)
+        parts = _parts(tokenizer, encoder, whitener)
+        _check_tensors(weights, _tensors(parts), source=str(folder / WEIGHTS))
+        for prefix, module in parts.items():
+            module.load_state_dict(checkpoint.take_prefix(weights, prefix))
+        return cls(
+            config, tokenizer, encoder,
+            whitener=whitener, model_hash=source.hash, inputs=source.inputs,
+        )  # fmt: skip
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write what `from_pretrained` loads: safetensors, JSON and a card, nothing pickled.
+
+        An unchanged model keeps its hash. Raises ArtefactError if the folder holds anything else,
+        or a complete model.
+        """
+        stage = artefact.begin(
+            Path(folder),
+            kind="model",
+            config=self.config.model_dump(mode="json"),
+            inputs=self.inputs,
+        )
+        if stage.is_complete:
+            raise ArtefactError(f"{folder}: holds a complete model; choose another output folder")
+        _write(stage, self.config, self.tokenizer, self.encoder, self.whitener)
 
     def embed(self, recording: Recording | str | Path, *, unit: str | None = None) -> Embedding:
         """Embed one recording, as read (it is filtered here): a `Recording` or a file's path.
@@ -251,18 +290,95 @@ def pack(
     )
     if stage.is_complete:
         return stage
-    tensors = {
-        **checkpoint.add_prefix(tokenizer.state_dict(), "tokenizer"),
-        **checkpoint.add_prefix(encoder.state_dict(), "encoder"),
-    }
-    if encoder.config.feature_dims:
-        whitener = load_whitener(encoder_folder / WHITENER, tokenizer.config)
-        tensors |= checkpoint.add_prefix(whitener.state_dict(), "whitener")
-    checkpoint.save_tensors(out / WEIGHTS, tensors)
-    with atomic(out / "README.md") as temporary:
+    whitener = (
+        load_whitener(encoder_folder / WHITENER, tokenizer.config)
+        if encoder.config.feature_dims
+        else None
+    )
+    _write(stage, config, tokenizer, encoder, whitener)
+    return stage
+
+
+def _write(
+    stage: Artefact,
+    config: ModelConfig,
+    tokenizer: Vqgan,
+    encoder: MaskedTransformer,
+    whitener: Whitener | None,
+) -> None:
+    tensors = _tensors(_parts(tokenizer, encoder, whitener))
+    checkpoint.save_tensors(stage.folder / WEIGHTS, tensors)
+    with atomic(stage.folder / CARD) as temporary:
         temporary.write_text(_card(config, tokenizer, encoder))
     stage.finish([WEIGHTS])
-    return stage
+
+
+def _parts(
+    tokenizer: Vqgan, encoder: MaskedTransformer, whitener: Whitener | None
+) -> dict[str, nn.Module]:
+    """Modules of a model by the prefix of their tensors."""
+    parts: dict[str, nn.Module] = {"tokenizer": tokenizer, "encoder": encoder}
+    return parts if whitener is None else {**parts, "whitener": whitener}
+
+
+def _tensors(parts: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
+    return {
+        name: value
+        for prefix, module in parts.items()
+        for name, value in checkpoint.add_prefix(module.state_dict(), prefix).items()
+    }
+
+
+def _check_tensors(
+    given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], *, source: str
+) -> None:
+    """Raise ArtefactError, naming them, if tensors are missing, unknown or of another shape."""
+    shared = given.keys() & own.keys()
+    wrong = {
+        "missing": own.keys() - shared,
+        "unknown": given.keys() - shared,
+        "of another shape": {name for name in shared if given[name].shape != own[name].shape},
+    }
+    if any(wrong.values()):
+        told = "; ".join(f"{how}: {_named(names)}" for how, names in wrong.items() if names)
+        n_wrong = sum(map(len, wrong.values()))
+        raise ArtefactError(
+            f"{source}: {n_wrong} tensors do not match the model's {len(own)}; {told}; "
+            "nothing was loaded"
+        )
+
+
+def _named(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    rest = len(ordered) - _N_NAMED
+    return ", ".join(ordered[:_N_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _local_folder(name_or_folder: str | Path, revision: str | None) -> Path:
+    """The folder itself, or where a model of the hub was downloaded to."""
+    folder, name = Path(name_or_folder), str(name_or_folder)
+    if folder.is_dir() or not _HUB_ID.fullmatch(name):
+        if revision is not None:
+            raise OpenclefError(
+                f"{name}: revision {revision!r} of a folder; only a model on the hub "
+                "(owner/name) has revisions"
+            )
+        return folder
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise OpenclefError(
+            f"{name}: no such folder; to load it from the Hugging Face hub, "
+            "pip install huggingface_hub"
+        ) from error
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_FILES)))
+    except (OSError, ValueError) as error:  # what the hub's errors derive from
+        at = "" if revision is None else f" at revision {revision!r}"
+        raise OpenclefError(
+            f"{name}: no such folder, and the Hugging Face hub does not give it{at} "
+            f"({type(error).__name__})"
+        ) from error
 
 
 def _card(config: ModelConfig, tokenizer: Vqgan, encoder: MaskedTransformer) -> str:

@@ -5,7 +5,12 @@ from sklearn.cluster import KMeans
 from vector_quantize_pytorch import VectorQuantize
 
 from openclef.tokenizer import codebook
-from openclef.tokenizer.codebook import Codebook, draw, perplexity, usage
+from openclef.tokenizer.codebook import Codebook, draw, perplexity
+
+
+def usage(ids, n_codes):
+    """Share of the codes that occur."""
+    return len(ids.unique()) / n_codes
 
 
 def normal(*shape, seed=0):

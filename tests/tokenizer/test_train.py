@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+import torch
+import two_tokenizers
 
-from openclef.tokenizer.objective import TokenizerLossConfig
+from openclef.tokenizer.objective import TokenizerLossConfig, TokenizerObjective
 from openclef.tokenizer.train import TokenizerStage, crop_frames, drop_time, dropped_channels
 from openclef.tokenizer.vqgan import TokenizerConfig
 from openclef.training.loop import TrainConfig
@@ -93,3 +95,29 @@ def test_defaults_are_the_papers():
     assert (config.crop_frames, config.model) == (640, TokenizerConfig())
     assert config.loss.commitment_weight == 0.25
     assert config.loss.correlation_weight == 0.1
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    return two_tokenizers.train(tmp_path_factory.mktemp("unbroken") / "one", "random")[0]
+
+
+@pytest.mark.parametrize("last", [0, 5, 13], ids=["continuous", "quantised", "with adversary"])
+def test_a_run_that_was_interrupted_goes_on_to_the_same_bits(last, unbroken, tmp_path, monkeypatch):
+    losses, n_done = TokenizerObjective.losses, 0
+
+    def interrupted(self, batch, rng):
+        nonlocal n_done
+        if n_done > last:
+            raise KeyboardInterrupt
+        n_done += 1
+        return losses(self, batch, rng)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TokenizerObjective, "losses", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            two_tokenizers.train(tmp_path / "one", "random")
+    weights, stage = two_tokenizers.train(tmp_path / "one", "random")
+    starts = [row["step"] for row in stage.metrics() if row["split"] == "run"]
+    assert starts[-1] == last + 1
+    assert all(torch.equal(weights[name], value) for name, value in unbroken.items())

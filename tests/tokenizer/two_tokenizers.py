@@ -26,7 +26,9 @@ MODEL = TokenizerConfig(
 LOSS = TokenizerLossConfig(
     adversary_from=0.4, adversary_width=8, adversarial_weight=0.02, moments_weight=0.5
 )
-TRAIN = TrainConfig(n_steps=20, batch_size=4, validate_every=10, optim=OptimConfig(lr=1e-4))
+TRAIN = TrainConfig(
+    n_steps=20, batch_size=4, validate_every=10, checkpoint_every=1, optim=OptimConfig(lr=1e-4)
+)
 
 
 # Few patterns: latents far from the borders between codes, so that rounding moves no token.

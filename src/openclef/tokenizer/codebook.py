@@ -143,8 +143,3 @@ def perplexity(ids: Tensor, n_codes: int) -> Tensor:
     shares = all_sum(torch.bincount(ids.flatten(), minlength=n_codes).float())
     shares = shares / shares.sum().clamp(min=1)
     return torch.exp(-(shares * torch.log(shares.clamp(min=1e-12))).sum())
-
-
-def usage(ids: Tensor, n_codes: int) -> Tensor:
-    """Share of the codes that occur at least once, in this process."""
-    return (torch.bincount(ids.flatten(), minlength=n_codes) > 0).float().mean()
