@@ -37,15 +37,16 @@ def start_from_components(model: Vqgan, batches: Iterable[Batch], rng: torch.Gen
         On the CPU, not trained yet, in evaluation.
     batches : iterable of Batch
         `power_db [B, 19, F, T]`, dB, `channel_mask [B, 19]`, `time_mask [B, T]`; all are kept in
-        memory.
+        memory, 12 MB a window.
     rng : torch.Generator
         Of the CPU, in the same state on all processes: draws where k-means begins.
     """
     windows = [(scale(b["power_db"]), b["channel_mask"], b["time_mask"]) for b in batches]
     for window in windows:
         model.spectrum.update(*model.planes(*window))
-    features = [model.standardise(*window) for window in windows]
-    n_regions = len(model.membership)
+    for i, (_, channel_mask, time_mask) in enumerate(windows):  # in place: they are large
+        windows[i] = (model.standardise(*windows[i]), channel_mask, time_mask)
+    features = [x for x, _, _ in windows]
     hidden = [time_mask for _, _, time_mask in windows]
     for level, (down, up) in enumerate(zip(model.down, model.up, strict=True)):
         assert isinstance(down, nn.Conv2d)
@@ -63,11 +64,9 @@ def start_from_components(model: Vqgan, batches: Iterable[Batch], rng: torch.Gen
             ).view_as(down.weight)
             _set(down, weight)
             _set(up, weight / model.membership.sum(0)[:, None, None])
-            features = [
-                model.enter(x, channel_mask)
-                for x, (_, channel_mask, _) in zip(features, windows, strict=True)
-            ]
-            hidden = [mask.repeat_interleave(n_regions, 0) for mask in hidden]
+            features = [model.enter(x, channel_mask) for x, channel_mask, _ in windows]
+            windows.clear()
+            hidden = [mask.repeat_interleave(len(model.membership), 0) for mask in hidden]
         else:
             weight = _components(squares_DD, model.config.widths[level]).view_as(down.weight)
             _set(down, weight)
