@@ -25,6 +25,8 @@ ALLOWED = {
     "encoder": BASE | {"training", "cohort", "tokenizer"},
     "alignment": BASE | {"clinical", "training", "cohort", "tokenizer", "encoder"},
     "model": BASE | {"signal", "training", "cohort", "tokenizer", "encoder"},
+    "window_model": BASE | {"signal", "training", "tokenizer", "encoder", "model"},
+    "sklearn": BASE | {"model", "window_model"},
     "benchmark": BASE | {"clinical", "cohort", "training", "tokenizer", "model"},
     "simulate": BASE | {"clinical"},
 }

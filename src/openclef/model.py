@@ -41,7 +41,6 @@ WEIGHTS = "model.safetensors"
 CARD = "README.md"
 _FILES = ("config.json", "manifest.json", WEIGHTS, CARD)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_N_NAMED = 8  # tensors in a message
 
 
 class ModelConfig(BaseModel):
@@ -56,6 +55,12 @@ class ModelConfig(BaseModel):
     pooling: Pooling
     layer: int = -1
     is_aligned: bool
+
+    @property
+    def n_features(self) -> int:
+        """Width of an embedding."""
+        n_regions, n_rows, _ = self.encoder.grid
+        return self.encoder.width * (n_regions * n_rows if self.pooling == "rows" else 1)
 
 
 class CLEF:
@@ -340,18 +345,10 @@ def _check_tensors(
         "of another shape": {name for name in shared if given[name].shape != own[name].shape},
     }
     if any(wrong.values()):
-        told = "; ".join(f"{how}: {_named(names)}" for how, names in wrong.items() if names)
-        n_wrong = sum(map(len, wrong.values()))
+        told = "; ".join(f"{how}: {', '.join(sorted(s))}" for how, s in wrong.items() if s)
         raise ArtefactError(
-            f"{source}: {n_wrong} tensors do not match the model's {len(own)}; {told}; "
-            "nothing was loaded"
+            f"{source}: tensors do not match the model's {len(own)}; nothing was loaded; {told}"
         )
-
-
-def _named(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    rest = len(ordered) - _N_NAMED
-    return ", ".join(ordered[:_N_NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _local_folder(name_or_folder: str | Path, revision: str | None) -> Path:
@@ -369,7 +366,7 @@ def _local_folder(name_or_folder: str | Path, revision: str | None) -> Path:
     except ImportError as error:
         raise OpenclefError(
             f"{name}: no such folder; to load it from the Hugging Face hub, "
-            "pip install huggingface_hub"
+            "pip install 'openclef[hub]'"
         ) from error
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(_FILES)))

@@ -55,7 +55,9 @@ class ClefEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.unit = unit
         self.batch_size = batch_size
 
-    def fit(self, X: ArrayLike | Sequence[Recording | str | Path], y: object = None) -> ClefEmbedder:
+    def fit(
+        self, X: ArrayLike | Sequence[Recording | str | Path], y: object = None
+    ) -> ClefEmbedder:
         """Load the model and check that X can be embedded; its values are not looked at.
 
         Raises as `transform`, and as `CLEF.from_pretrained`.
@@ -67,9 +69,9 @@ class ClefEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             if isinstance(self.model, CLEF)
             else CLEF.from_pretrained(self.model, revision=self.revision)
         )
-        if not _is_list_of_recordings(X):
+        if _recordings(X) is None:
             self._window_model(_windows(X))
-        self._n_features_out = self.model_.n_features
+        self._n_features_out = self.model_.config.n_features
         return self
 
     def transform(self, X: ArrayLike | Sequence[Recording | str | Path]) -> FloatArray:
@@ -93,9 +95,9 @@ class ClefEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             As the readers and `ClefWindowModel` do.
         """
         check_is_fitted(self)
-        if _is_list_of_recordings(X):
-            vectors = [self.model_.embed(item, unit=self.unit).vector for item in X]
-            return np.stack(vectors)
+        recordings = _recordings(X)
+        if recordings is not None:
+            return np.stack([self.model_.embed(one, unit=self.unit).vector for one in recordings])
         windows = _windows(X)
         model = self._window_model(windows)
         parts = np.array_split(windows, max(1, -(-len(windows) // self.batch_size)))
@@ -118,13 +120,11 @@ class ClefEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         return model.eval()
 
 
-def _is_list_of_recordings(X: Any) -> bool:
-    return (
-        isinstance(X, Sequence)
-        and len(X) > 0
-        and not isinstance(X, str)
-        and all(isinstance(item, (Recording, str, Path)) for item in X)
-    )
+def _recordings(X: Any) -> list[Recording | str | Path] | None:
+    """X if it is a list of recordings or paths."""
+    if not isinstance(X, (list, tuple)) or not X:
+        return None
+    return list(X) if all(isinstance(item, (Recording, str, Path)) for item in X) else None
 
 
 def _windows(X: Any) -> FloatArray:

@@ -27,7 +27,8 @@ from openclef.signal.filters import MIN_SFREQ_HZ
 from openclef.signal.units import UNITS, checked_unit
 from openclef.tokenizer.features import features_of
 from openclef.tokenizer.tokens import tokenize_batch
-from openclef.tokenizer.train import Batch, stack
+from openclef.tokenizer.train import stack
+from openclef.training.batches import Batch
 from openclef.types import CHANNELS, MIN_RECORDING_S, WINDOW_S, FloatArray, Recording
 
 MIN_WINDOW_S = 1.0  # a frame's step
@@ -100,7 +101,7 @@ class ClefWindowModel(nn.Module):
         self.whitener = copy.deepcopy(model.whitener)
         self.encoder = copy.deepcopy(model.encoder)
         self._freeze_unread()
-        self.final_layer = nn.Linear(self.n_features, _checked_n_outputs(n_outputs))
+        self.final_layer = nn.Linear(model.config.n_features, _checked_n_outputs(n_outputs))
         self.train()
 
     @classmethod
@@ -113,12 +114,6 @@ class ClefWindowModel(nn.Module):
     @property
     def n_outputs(self) -> int:
         return self.final_layer.out_features
-
-    @property
-    def n_features(self) -> int:
-        """Width of the pooled vector."""
-        n_regions, n_rows, _ = self.encoder.config.grid
-        return self.encoder.config.width * (n_regions * n_rows if self.pooling == "rows" else 1)
 
     def reset_head(self, n_outputs: int) -> None:
         """Put a new `final_layer` of that width in place of the old one."""
@@ -149,7 +144,7 @@ class ClefWindowModel(nn.Module):
         Returns
         -------
         Tensor, shape (B, n_outputs), or dict of Tensor
-            `features` `[B, n_features]` and `cls_token` `[B, D]`.
+            `features`, pooled as the model is, and `cls_token` `[B, D]`.
 
         Raises
         ------
@@ -185,7 +180,8 @@ class ClefWindowModel(nn.Module):
     @torch.no_grad()
     def _tokens(self, x: Tensor) -> dict[str, Tensor]:
         """What the encoder reads of windows, on its own grid: see `encoder.transformer`."""
-        signal_uv = self._electrodes(x.detach().float().cpu().numpy() * UNITS[self.unit or "uV"])
+        given: FloatArray = x.detach().float().cpu().numpy()
+        signal_uv = self._electrodes(given * np.float32(UNITS[self.unit or "uV"]))
         frames = self._frames(signal_uv)
         ids, hidden = tokenize_batch(self.tokenizer, frames)
         n_regions, n_rows, n_columns = self.encoder.config.grid
@@ -209,11 +205,12 @@ class ClefWindowModel(nn.Module):
         found = signal_BCS[:, list(self.montage.picks)]
         if self.montage.mixing is not None:
             found = self.montage.mixing @ found
-        # Over the whole batch: a single window may be an artefact, or flat.
-        joined = self._recording(np.concatenate(found, axis=1))
-        problem = implausible(joined, declared=self.unit or "assumed to be uV")
-        if problem and found.any():
-            raise RecordingError(f"x: {problem}")
+        if found.any() and np.isfinite(found).all():
+            # Over the whole batch: a single window may be an artefact, or flat.
+            joined = self._recording(np.concatenate(found, axis=1))
+            problem = implausible(joined, declared=self.unit or "assumed to be uV")
+            if problem:
+                raise RecordingError(f"x: {problem}")
         return found
 
     def _frames(self, signal_BCS: FloatArray) -> Batch:
@@ -243,7 +240,7 @@ class ClefWindowModel(nn.Module):
     def _freeze_unread(self) -> None:
         """No gradient for what the embedding does not come from."""
         n_layers = self.encoder.config.n_encoder_layers
-        unread = _UNREAD
+        unread: tuple[str, ...] = _UNREAD
         if self.layer >= 0:
             later = (f"encoder.{number}." for number in range(self.layer + 1, n_layers))
             unread = (*_UNREAD, "encoder_norm", *later)

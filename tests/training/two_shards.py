@@ -1,4 +1,4 @@
-"""What each of two processes does in test_shards.py: run by torchrun, one folder given."""
+"""What each of two processes does in test_sharding.py: run by torchrun, one folder given."""
 
 import os
 import shutil

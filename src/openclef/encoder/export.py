@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 from pathlib import Path
@@ -16,18 +17,28 @@ from openclef.errors import OpenclefError
 from openclef.types import CHANNELS
 
 NOTES = "openclef.json"
+_OF_RECONSTRUCTION = (
+    "to_decoder", "decoder_positions", "decoder", "decoder_norm", "decoder_mask", "head",
+    "code_bias",
+)  # fmt: skip
 
 
 class EmbedPath(nn.Module):
     """`encode_and_pool` with shapes that do not depend on the data.
 
-    All tokens stay in and the hidden ones are not attended to, where eagerly they are left out:
-    the same numbers, to rounding, for more work where much is hidden.
+    A copy, without what only reconstruction needs. All tokens stay in and the hidden ones are not
+    attended to, where eagerly they are left out: the same numbers, to rounding, for more work where
+    much is hidden.
     """
 
     def __init__(self, encoder: MaskedTransformer, pooling: Pooling, layer: int) -> None:
         super().__init__()
-        self.encoder, self.pooling, self.layer = encoder, pooling, layer
+        self.pooling, self.layer = pooling, layer
+        self.encoder = copy.deepcopy(encoder)
+        for name in _OF_RECONSTRUCTION:  # else the exporter keeps their weights
+            setattr(self.encoder, name, None)
+        if layer >= 0:
+            self.encoder.encoder = self.encoder.encoder[: layer + 1]
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Batch as `encoder.transformer` says -> `[B, D]`, of "rows" `[B, rows * D]`."""
@@ -35,11 +46,11 @@ class EmbedPath(nn.Module):
         n_regions, n_rows, n_columns = encoder.config.grid
         everything = torch.arange(hidden.shape[1], device=hidden.device).expand_as(hidden)
         tokens = encoder._embed(batch, everything, None)
-        x = torch.cat([encoder._summary(batch, len(tokens)), tokens], 1)
+        # shape[0], not len(): that would fix the batch size.
+        x = torch.cat([encoder._summary(batch, tokens.shape[0]), tokens], 1)
         x = encoder.input_norm(x)
         seen = torch.cat([torch.ones_like(hidden[:, :1]), ~hidden], 1)[:, None, None]
-        n_layers = encoder.config.n_encoder_layers if self.layer == -1 else self.layer + 1
-        for block in encoder.encoder[:n_layers]:
+        for block in encoder.encoder:
             x = block(x, seen)
         if self.layer == -1:
             x = encoder.encoder_norm(x)
@@ -90,6 +101,7 @@ def export_embed(
         "layer": layer,
         "batch": list(batch),
     }
+    program.example_inputs = None  # they would be pickled
     # By way of memory: the exporter wants its own suffix, which a temporary file has not.
     content = io.BytesIO()
     torch.export.save(program, content, extra_files={NOTES: json.dumps(notes)})

@@ -99,6 +99,10 @@ class MaskedReconstruction(nn.Module):
         """Parts whose weights are gathered together when they are spread over processes."""
         return [*self.model.encoder, *self.model.decoder]
 
+    def compile_units(self) -> Sequence[nn.Module]:
+        """Parts that are compiled, each by itself; blocks of one shape share a compilation."""
+        return self.shard_units()
+
     def losses(self, batch: Mapping[str, Tensor], rng: torch.Generator) -> dict[str, Tensor]:
         """Terms of a batch; "loss" is their weighted sum."""
         config, model = self.loss_config, self.model
