@@ -175,3 +175,21 @@ def test_two_processes_end_at_the_weights_of_one(runs):
     for name, value in weights.items():
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], value, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_compiled_blocks_give_the_losses_and_gradients_of_before():
+    """With the compiler's front only: every block, of sequences kept and whole, is one graph."""
+    torch.compiler.reset()
+    plain, ours, batch = made(BOTH), made(BOTH), batch_of()
+    units = ours.compile_units()
+    assert len(units) == TINY.n_encoder_layers + TINY.n_decoder_layers
+    for unit in units:
+        unit.compile(backend="eager", fullgraph=True)
+    for seed in range(3):
+        losses = [objective.losses(batch, rng(seed))["loss"] for objective in (plain, ours)]
+        for loss in losses:
+            loss.backward()
+        torch.testing.assert_close(*losses)
+    for mine, other in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
