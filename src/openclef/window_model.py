@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openclef.encoder.embed import pool
+from openclef.encoder.embed import pool_encoded
 from openclef.encoder.masking import keep
 from openclef.errors import OpenclefError, RecordingError
 from openclef.model import CLEF
@@ -161,13 +161,8 @@ class ClefWindowModel(nn.Module):
         batch = {name: value.to(self._device) for name, value in self._tokens(x).items()}
         kept, kept_hidden = keep(batch["hidden"])
         encoded = self.encoder.encode(batch, kept, kept_hidden, layer=self.layer).float()
-        features = encoded[:, 0]
-        if self.pooling != "class":
-            n_regions, n_rows, n_columns = self.encoder.config.grid
-            features = pool(
-                encoded[:, 1:], kept, kept_hidden,
-                n_rows=n_regions * n_rows, n_columns=n_columns, how=self.pooling,
-            )  # fmt: skip
+        grid = self.encoder.config.grid
+        features = pool_encoded(encoded, kept, kept_hidden, grid=grid, how=self.pooling)
         if return_features:
             return {"features": features, "cls_token": encoded[:, 0]}
         scores: Tensor = self.final_layer(features.to(self.final_layer.weight.dtype))

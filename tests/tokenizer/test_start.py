@@ -29,8 +29,8 @@ def windows(n, *, seed, hidden_frames=0):
     }
 
 
-def started(config, batches):
-    torch.manual_seed(0)
+def started(config, batches, seed=0):
+    torch.manual_seed(seed)
     model = Vqgan(config).eval()
     start_from_components(model, batches, torch.Generator().manual_seed(0))
     return model
@@ -86,10 +86,13 @@ def test_distances_between_latents_are_those_between_spectrograms():
     assert torch.corrcoef(torch.stack([of_latents, of_patches]))[0, 1] > 0.97
 
 
-def test_the_same_windows_give_the_same_weights():
-    one, two = (started(SHAPE, [windows(4, seed=0), windows(4, seed=1)]) for _ in range(2))
-    for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True):
-        assert torch.equal(a, b)
+def test_the_same_windows_give_the_same_weights_whatever_they_were():
+    batches = [windows(4, seed=0), windows(4, seed=1)]
+    one, two = (started(SHAPE, batches, seed=seed).state_dict() for seed in (0, 1))
+    blocks = {name for name in one if "conv1" in name or "to_qkv" in name}
+    for name in one.keys() - blocks:
+        assert torch.equal(one[name], two[name]), name
+    assert not all(torch.equal(one[name], two[name]) for name in blocks)
 
 
 def test_dimensions_beyond_those_of_the_input_do_nothing_and_break_nothing():

@@ -83,12 +83,29 @@ def encode_and_pool(
         kept, kept_hidden = subsample(hidden_BL, n_keep, rng)
     batch = {**(companions or {}), "ids": ids_BL, "hidden": hidden_BL}
     encoded = model.encode(batch, kept, kept_hidden, layer=layer).float()
+    return pool_encoded(encoded, kept, kept_hidden, grid=model.config.grid, how=how)
+
+
+def pool_encoded(
+    encoded_BND: Tensor,
+    kept_BN: Tensor,
+    kept_hidden_BN: Tensor,
+    *,
+    grid: tuple[int, int, int],
+    how: Pooling,
+) -> Tensor:
+    """What `MaskedTransformer.encode` gives, the class token first, pooled over the kept tokens.
+
+    encoded `[B, 1 + N, D]`; kept, kept_hidden `[B, N]`: places in the window, True where one is not
+    visible. grid: regions, rows, columns. Returns `[B, D]`, of "rows" `[B, rows * D]`.
+    """
     if how == "class":
-        return encoded[:, 0]
-    n_regions, n_rows, n_columns = model.config.grid
+        return encoded_BND[:, 0]
+    n_regions, n_rows, n_columns = grid
     return pool(
-        encoded[:, 1:], kept, kept_hidden, n_rows=n_regions * n_rows, n_columns=n_columns, how=how
-    )
+        encoded_BND[:, 1:], kept_BN, kept_hidden_BN,
+        n_rows=n_regions * n_rows, n_columns=n_columns, how=how,
+    )  # fmt: skip
 
 
 def check_layer(model: MaskedTransformer, layer: int) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from openclef.artefact import atomic
-from openclef.encoder.embed import Pooling, check_layer, pool
+from openclef.encoder.embed import Pooling, check_layer, pool_encoded
 from openclef.encoder.transformer import MaskedTransformer
 from openclef.errors import OpenclefError
 from openclef.types import CHANNELS
@@ -43,7 +43,6 @@ class EmbedPath(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Batch as `encoder.transformer` says -> `[B, D]`, of "rows" `[B, rows * D]`."""
         encoder, hidden = self.encoder, batch["hidden"]
-        n_regions, n_rows, n_columns = encoder.config.grid
         everything = torch.arange(hidden.shape[1], device=hidden.device).expand_as(hidden)
         tokens = encoder._embed(batch, everything, None)
         # shape[0], not len(): that would fix the batch size.
@@ -54,13 +53,8 @@ class EmbedPath(nn.Module):
             x = block(x, seen)
         if self.layer == -1:
             x = encoder.encoder_norm(x)
-        x = x.float()
-        if self.pooling == "class":
-            return x[:, 0]
-        return pool(
-            x[:, 1:], everything, hidden,
-            n_rows=n_regions * n_rows, n_columns=n_columns, how=self.pooling,
-        )  # fmt: skip
+        grid = encoder.config.grid
+        return pool_encoded(x.float(), everything, hidden, grid=grid, how=self.pooling)
 
 
 def export_embed(

@@ -38,7 +38,7 @@ def small() -> TokenizerStage:
             quantiser=EmaConfig(metric="euclidean"),
             norm_decay=0.95,
         ),
-        # Without the adversary (`small-adversary`), which costs a third of a step.
+        # Without the adversary (`small-adversary`), which makes a step slower.
         loss=TokenizerLossConfig(adversarial_weight=0.0),
         train=TrainConfig(
             n_steps=100,

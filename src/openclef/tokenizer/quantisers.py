@@ -36,8 +36,8 @@ class _EmaCodebooks(BaseModel):
 class EmaConfig(_EmaCodebooks):
     """One codebook (paper.md: 8,192 x 32 [C]).
 
-    metric: "cosine" [D]: codes are unit vectors, and a latent's length is lost; "euclidean": it is
-    kept, and so is more of the spectrogram (results/2026-11-24-tokenizer.md).
+    metric: "cosine" [C]+[S]: codes are unit vectors, and a latent's length is lost; "euclidean":
+    it is kept, and so is more of the spectrogram (results/2026-11-24-tokenizer.md).
     """
 
     kind: Literal["ema"] = "ema"

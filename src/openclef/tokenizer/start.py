@@ -37,7 +37,7 @@ def start_from_components(model: Vqgan, batches: Iterable[Batch], rng: torch.Gen
         On the CPU, not trained yet, in evaluation.
     batches : iterable of Batch
         `power_db [B, 19, F, T]`, dB, `channel_mask [B, 19]`, `time_mask [B, T]`; all are kept in
-        memory, 12 MB a window.
+        memory, 20 MB a window with what is worked out.
     rng : torch.Generator
         Of the CPU, in the same state on all processes: draws where k-means begins.
     """

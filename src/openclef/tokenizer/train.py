@@ -32,7 +32,7 @@ class TokenizerStage(BaseModel):
     """Everything that decides a tokenizer.
 
     n_start: windows whose principal components the weights begin as, see `start`; 0: random [U].
-    In memory at once, 20 MB each.
+    The codes are there from the first step then, whatever `continuous_share` says.
     crop_frames: 640, half a session (paper.md [C]). What is hidden at random from the encoder in
     training, so that reduced montages and gaps work (shares [U]): channel_dropout of the channels,
     which the decoder must guess; all but a random few channels in reduced_montages of the crops;

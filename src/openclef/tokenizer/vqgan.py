@@ -275,7 +275,8 @@ class Vqgan(nn.Module):
     def planes(
         self, x_BCFT: Tensor, channel_mask: Tensor, time_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Planes, 0 where hidden, and where they are shown, `[B, 19, 1, T]`."""
+        """Planes `[B, 19, F, T]` of scaled spectrograms, 0 where hidden, and where they are shown,
+        `[B, 19, 1, T]`. channel_mask `[B, 19]`, time_mask `[B, T]`: True = hidden."""
         regions = self.config.regions
         x = torch.where(channel_mask[:, :, None, None] | time_mask[:, None, None, :], 0.0, x_BCFT)
         hidden = hidden_planes(channel_mask, regions)
@@ -283,7 +284,10 @@ class Vqgan(nn.Module):
         return to_planes(x, channel_mask, regions), shown
 
     def enter(self, x_BCFT: Tensor, channel_mask: Tensor) -> Tensor:
-        """First patches, of each region's planes alone: `[B, 19, F, T]` -> `[B R, D, f, t]`."""
+        """First patches of standardised planes, each region's of its planes alone.
+
+        `[B, 19, F, T]`, channel_mask `[B, 19]` -> `[B R, D, f, t]`.
+        """
         first = self.down[0]
         assert isinstance(first, nn.Conv2d)
         in_region = self.membership.repeat_interleave(self.config.widths[0], 0)
