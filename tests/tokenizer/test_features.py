@@ -259,7 +259,7 @@ def test_rows_are_those_of_the_token_table(made, whole):
         x, *masks = scale(batch["power_db"]), batch["channel_mask"], batch["time_mask"]
         with torch.no_grad():
             encoded = tokenizer.encode(x, *masks)
-        ids = tokenizer.quantiser.encode(encoded.latent).flatten().numpy()
+        ids = tokenizer.quantiser.encode(encoded.latent, encoded.visible).flatten().numpy()
         hidden = table.hidden(np.array([i]))[0]
         latent = encoded.latent.reshape(128, 4).numpy()
         np.testing.assert_allclose(found.latents[i][~hidden], latent[~hidden], rtol=2e-3, atol=1e-3)

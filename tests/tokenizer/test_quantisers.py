@@ -32,6 +32,10 @@ def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def ids_of(quantiser, z):
+    return quantiser.encode(z, torch.ones(z.shape[:-1], dtype=torch.bool))
+
+
 def started(config):
     quantiser = make_quantiser(config)
     quantiser.start(normal(400, config.code_dim, seed=7), rng())
@@ -44,7 +48,7 @@ def test_the_length_of_a_latent_counts_by_distance_alone(metric, n_different):
     lengths = torch.tensor([[1.0], [2.0], [4.0]])
     z = lengths * normal(1, 6)
     quantiser.start(z, rng())
-    assert len(quantiser.encode(z).unique()) == n_different
+    assert len(ids_of(quantiser, z).unique()) == n_different
 
 
 def state(quantiser):
@@ -70,7 +74,7 @@ def test_what_is_decoded_is_what_the_decoder_was_trained_with(config):
     quantiser, z = started(config).eval(), normal(50, config.code_dim)
     before = state(quantiser)
     quantised = quantiser(z, torch.ones(50, dtype=torch.bool), rng())
-    assert torch.equal(quantiser.encode(z), quantised.ids)
+    assert torch.equal(ids_of(quantiser, z), quantised.ids)
     assert torch.equal(quantiser.decode(quantised.ids), quantised.codes)
     assert same(before, state(quantiser))  # evaluation moves nothing
 
@@ -78,7 +82,7 @@ def test_what_is_decoded_is_what_the_decoder_was_trained_with(config):
 @every
 def test_a_step_reads_the_codes_as_they_were_before_it(config):
     quantiser, z = started(config), normal(50, config.code_dim)
-    ids, codes = quantiser.encode(z), quantiser.decode(quantiser.encode(z))
+    ids, codes = ids_of(quantiser, z), quantiser.decode(ids_of(quantiser, z))
     quantised = quantiser(z, torch.ones(50, dtype=torch.bool), rng())
     assert torch.equal(quantised.ids, ids)
     assert torch.equal(quantised.codes, codes)
@@ -144,7 +148,7 @@ def test_training_follows_the_latents(config):
     def error(seed):
         z = normal(400, config.code_dim, seed=seed) * 0.3 + 1
         latent = quantiser.continuous(z)
-        before = (latent - quantiser.decode(quantiser.encode(z))).square().mean()
+        before = (latent - quantiser.decode(ids_of(quantiser, z))).square().mean()
         quantiser(z, visible, rng(seed))
         return float(before)
 
@@ -178,7 +182,7 @@ def test_ema_codes_are_the_most_similar_unit_vectors():
     codes = quantiser.books[0].codes
     torch.testing.assert_close(codes.norm(dim=-1), torch.ones(32))
     expected = F.cosine_similarity(z[:, None], codes, dim=-1).argmax(-1)
-    assert torch.equal(quantiser.encode(z)[:, 0], expected)
+    assert torch.equal(ids_of(quantiser, z)[:, 0], expected)
 
 
 def test_product_quantises_each_part_by_itself():
@@ -186,14 +190,14 @@ def test_product_quantises_each_part_by_itself():
     for part, book in enumerate(quantiser.books):
         own = slice(2 * part, 2 * part + 2)
         expected = F.cosine_similarity(z[:, None, own], book.codes, dim=-1).argmax(-1)
-        assert torch.equal(quantiser.encode(z)[:, part], expected)
-        assert torch.equal(quantiser.decode(quantiser.encode(z))[:, own], book.codes[expected])
+        assert torch.equal(ids_of(quantiser, z)[:, part], expected)
+        assert torch.equal(quantiser.decode(ids_of(quantiser, z))[:, own], book.codes[expected])
 
 
 def test_each_residual_code_lessens_the_error():
     quantiser, z = started(LEARNED[1]), normal(400, 6)
     first, second = quantiser.books
-    ids = quantiser.encode(z)
+    ids = ids_of(quantiser, z)
     one = (z - first.codes[ids[:, 0]]).square().mean()
     both = (z - quantiser.decode(ids)).square().mean()
     assert torch.equal(ids[:, 1], second.nearest(z - first.codes[ids[:, 0]]))
@@ -274,3 +278,48 @@ def test_a_config_survives_json(config):
 def test_impossible_configs_are_refused(given, message):
     with pytest.raises(ValidationError, match=message):
         TypeAdapter(QuantiserConfig).validate_python(given)
+
+
+def carrying(config, carry=0.9):
+    return started(config.model_copy(update={"carry": carry}))
+
+
+@every
+def test_what_is_carried_keeps_the_mean_over_time(config):
+    # A constant latent falls to one code for ever, unless what it leaves unsaid is passed on.
+    z = 0.5 * normal(20, 1, config.code_dim).expand(20, 200, config.code_dim)
+
+    def error_of_mean(quantiser):
+        codes = quantiser.decode(ids_of(quantiser, z)).mean(1)
+        return (codes - quantiser.continuous(z)[:, 0]).norm(dim=-1).mean()
+
+    assert error_of_mean(carrying(config)) < 0.6 * error_of_mean(started(config))
+
+
+@every
+def test_ids_depend_on_the_past_alone(config):
+    quantiser, z = carrying(config), normal(5, 40, config.code_dim)
+    assert torch.equal(ids_of(quantiser, z)[:, :25], ids_of(quantiser, z[:, :25]))
+    changed = z.clone()
+    changed[:, 0] += 1.0
+    assert not torch.equal(ids_of(quantiser, z)[:, 1:], ids_of(quantiser, changed)[:, 1:])
+
+
+@every
+def test_what_is_hidden_carries_nothing(config):
+    quantiser, z = carrying(config), normal(5, 40, config.code_dim)
+    visible = torch.ones(5, 40, dtype=torch.bool)
+    visible[:, 10:20] = False
+    ids = quantiser.encode(z, visible)
+    without = quantiser.encode(torch.cat([z[:, :10], z[:, 20:]], 1), visible[:, visible[0]])
+    assert torch.equal(ids[:, visible[0]], without)
+
+
+@learned
+def test_codes_follow_what_they_are_to_say(config):
+    quantiser, z = carrying(config, 0.5), normal(30, 50, config.code_dim)
+    visible = torch.ones(30, 50, dtype=torch.bool)
+    first = quantiser(z, visible, rng()).commitment.mean()
+    for seed in range(10):
+        last = quantiser(z, visible, rng(seed)).commitment.mean()
+    assert last < first

@@ -43,7 +43,7 @@ def explained(model, batch, *, quantised):
     encoded = model.encode(x, batch["channel_mask"], batch["time_mask"])
     latent = model.quantiser.continuous(encoded.latent)
     if quantised:
-        latent = model.quantiser.decode(model.quantiser.encode(encoded.latent))
+        latent = model.quantiser.decode(model.quantiser.encode(encoded.latent, encoded.visible))
     y = model.decode(latent, encoded.hidden)
     seen = (~batch["time_mask"])[:, None, None, :].expand(x.shape)
     return float(1 - (x - y)[seen].square().sum() / x[seen].square().sum())

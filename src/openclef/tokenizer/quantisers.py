@@ -22,10 +22,19 @@ MAX_CODES = 65536  # ids are stored as uint16
 SHORTEST = 1e-3
 
 
-class _EmaCodebooks(BaseModel):
-    """Codebooks learned by moving averages; decay and restart_below as in `Codebook`."""
+class _Carrying(BaseModel):
+    """carry: share of what a token leaves unsaid that is added to the next latent in time (error
+    diffusion, Floyd & Steinberg 1976), so that averages over a session outlive the codebook; 0:
+    each latent gets its nearest code [C].
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    carry: float = Field(0.0, ge=0, lt=1)
+
+
+class _EmaCodebooks(_Carrying):
+    """Codebooks learned by moving averages; decay and restart_below as in `Codebook`."""
 
     n_codes: int = Field(8192, ge=2, le=MAX_CODES)
     code_dim: int = Field(32, ge=1)
@@ -72,10 +81,8 @@ class ProductConfig(_EmaCodebooks):
         return self
 
 
-class FsqConfig(BaseModel):
+class FsqConfig(_Carrying):
     """Each dimension rounded to one of its levels, nothing learned (Mentzer et al. 2023)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["fsq"] = "fsq"
     levels: tuple[int, ...] = Field((8, 8, 8, 4, 4), min_length=1)
@@ -110,16 +117,17 @@ QuantiserConfig = Annotated[
 
 
 class Quantised(NamedTuple):
-    """What became of latents `[.., D]`.
+    """What became of latents `[.., T, D]`.
 
     Attributes
     ----------
-    codes : Tensor, shape (.., D), float32
+    codes : Tensor, shape (.., T, D), float32
         What the decoder reads; its gradient passes straight through to the latent.
-    ids : Tensor, shape (.., Q), int64
-    commitment : Tensor, shape (..)
+    ids : Tensor, shape (.., T, Q), int64
+    commitment : Tensor, shape (.., T)
         Mean square over D of the (normalised) latent's distance to its code, which takes no
-        gradient. Zero for FSQ, whose codes do not move and need no commitment.
+        gradient; with `carry`, of the latent and what was carried to it. Zero for FSQ, whose codes
+        do not move and need no commitment.
     """
 
     codes: Tensor
@@ -128,22 +136,26 @@ class Quantised(NamedTuple):
 
 
 class Quantiser(nn.Module, ABC):
-    """Takes latents that are standardised in each dimension, not yet of unit length."""
+    """Takes latents that are standardised in each dimension, not yet of unit length.
+
+    The axis before the last, T, is time: along it errors are carried.
+    """
 
     is_started: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, carry: float) -> None:
         super().__init__()
+        self.carry = carry
         self.register_buffer("is_started", torch.tensor(False))
 
     def forward(self, z: Tensor, visible: Tensor, rng: torch.Generator) -> Quantised:
-        """Quantise latents `[.., D]`; in training the codes then move by the visible ones.
+        """Quantise latents `[.., T, D]`; in training the codes then move by the visible ones.
 
         Parameters
         ----------
-        z : Tensor, shape (.., D)
+        z : Tensor, shape (.., T, D)
             Standardised latents; with several processes, this one's part of the batch.
-        visible : Tensor, shape (..), bool
+        visible : Tensor, shape (.., T), bool
             True = counts. What is not visible is quantised too, and moves nothing.
         rng : torch.Generator
             Of the CPU; in the same state on all processes. Draws the codes to restart.
@@ -156,20 +168,47 @@ class Quantiser(nn.Module, ABC):
         if self.training and not self.is_started:
             raise RuntimeError("the quantiser is not started: call start(latents, rng) first")
         latent = self.continuous(z)
-        ids = self.encode(z)
+        owed, ids = self._choose(latent.detach(), visible)
         codes = self.decode(ids)
-        commitment = (latent - codes).square().mean(-1)
+        wanted = latent + owed
         if self.training:
-            self._move(latent.detach()[visible], ids[visible], rng)
-        return Quantised(codes + (latent - latent.detach()), ids, commitment)
+            self._move(wanted.detach()[visible], ids[visible], rng)
+        return Quantised(
+            codes + (latent - latent.detach()), ids, (wanted - codes).square().mean(-1)
+        )
+
+    @torch.no_grad()
+    def encode(self, z: Tensor, visible: Tensor) -> Tensor:
+        """Ids `[.., T, Q]` int64 of latents `[.., T, D]`, of which those `visible` `[.., T]` carry
+        errors on; changes nothing."""
+        return self._choose(self.continuous(z), visible)[1]
+
+    @torch.no_grad()
+    def _choose(self, latent: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """What each latent `[.., T, D]` of `continuous` is given to say besides its own, and ids.
+
+        A token that is not visible takes nothing and passes on what it was offered.
+        """
+        owed = torch.zeros_like(latent)
+        if self.carry == 0:
+            return owed, self.nearest(latent)
+        ids = []
+        debt = torch.zeros_like(latent[..., 0, :])
+        for t, (now, seen) in enumerate(zip(latent.unbind(-2), visible.unbind(-1), strict=True)):
+            owed[..., t, :] = debt * seen[..., None]
+            wanted = now + owed[..., t, :]
+            ids.append(self.nearest(wanted))
+            left = self.carry * (wanted - self.decode(ids[-1]))
+            debt = torch.where(seen[..., None], left, debt)
+        return owed, torch.stack(ids, -2)
 
     @abstractmethod
     def continuous(self, z: Tensor) -> Tensor:
         """Latents `[.., D]` normalised as codes are, float32: what a code stands for."""
 
     @abstractmethod
-    def encode(self, z: Tensor) -> Tensor:
-        """Ids `[.., Q]` int64 of latents `[.., D]`; changes nothing."""
+    def nearest(self, latent: Tensor) -> Tensor:
+        """Ids `[.., Q]` int64 of the codes nearest to what `continuous` gave, `[.., D]`."""
 
     @abstractmethod
     def decode(self, ids: Tensor) -> Tensor:
@@ -197,7 +236,7 @@ class ProductQuantiser(Quantiser):
     """Cosine codebooks for equal parts of the latent; with one part, the paper's codebook."""
 
     def __init__(self, config: EmaConfig | ProductConfig) -> None:
-        super().__init__()
+        super().__init__(config.carry)
         self.part_dim = config.code_dim // config.n_quantisers
         self.books = _books(config, self.part_dim, spherical=True)
 
@@ -206,8 +245,8 @@ class ProductQuantiser(Quantiser):
         return F.normalize(parts, dim=-1, eps=SHORTEST).flatten(-2)
 
     @torch.no_grad()
-    def encode(self, z: Tensor) -> Tensor:
-        parts = torch.split(self.continuous(z), self.part_dim, -1)
+    def nearest(self, latent: Tensor) -> Tensor:
+        parts = torch.split(latent, self.part_dim, -1)
         pairs = zip(self.books, parts, strict=True)
         return torch.stack([book.nearest(part) for book, part in pairs], -1)
 
@@ -233,15 +272,15 @@ class ResidualQuantiser(Quantiser):
     """Euclidean codebooks in a row, the code their sum (SoundStream, Zeghidour et al. 2021)."""
 
     def __init__(self, config: EmaConfig | ResidualConfig) -> None:
-        super().__init__()
+        super().__init__(config.carry)
         self.books = _books(config, config.code_dim, spherical=False)
 
     def continuous(self, z: Tensor) -> Tensor:
         return z.float()
 
     @torch.no_grad()
-    def encode(self, z: Tensor) -> Tensor:
-        left, ids = self.continuous(z), []
+    def nearest(self, latent: Tensor) -> Tensor:
+        left, ids = latent, []
         for book in self.books:
             ids.append(book.nearest(left))
             left = left - book.codes[ids[-1]]
@@ -275,7 +314,7 @@ class FsqQuantiser(Quantiser):
     place: Tensor
 
     def __init__(self, config: FsqConfig) -> None:
-        super().__init__()
+        super().__init__(config.carry)
         levels = torch.tensor(config.levels)
         self.register_buffer("levels", levels, persistent=False)
         # Value of one step of each dimension in the id, the first dimension least.
@@ -283,9 +322,8 @@ class FsqQuantiser(Quantiser):
         self.is_started.fill_(True)
 
     def forward(self, z: Tensor, visible: Tensor, rng: torch.Generator) -> Quantised:
-        latent, ids = self.continuous(z), self.encode(z)
-        codes = self.decode(ids) + (latent - latent.detach())
-        return Quantised(codes, ids, torch.zeros_like(codes[..., 0]))
+        quantised = super().forward(z, visible, rng)
+        return quantised._replace(commitment=torch.zeros_like(quantised.commitment))
 
     def continuous(self, z: Tensor) -> Tensor:
         # A thousandth wider than the outermost levels, so that tanh can reach them.
@@ -297,9 +335,11 @@ class FsqQuantiser(Quantiser):
         return bounded / (self.levels // 2)
 
     @torch.no_grad()
-    def encode(self, z: Tensor) -> Tensor:
+    def nearest(self, latent: Tensor) -> Tensor:
         half = self.levels // 2
-        digits = (self.continuous(z) * half).round().long() + half
+        digits = (latent * half).round().long() + half
+        # What is carried can go beyond the outermost level.
+        digits = digits.clamp(min=torch.zeros_like(self.levels), max=self.levels - 1)
         return (digits * self.place).sum(-1, keepdim=True)
 
     @torch.no_grad()

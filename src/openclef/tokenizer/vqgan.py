@@ -264,7 +264,7 @@ class Vqgan(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Token ids `[B, R, Fp, Tp, Q]` int64 of scaled spectrograms, and `hidden [B, R, Tp]`."""
         encoded = self.encode(x_BCFT, channel_mask, time_mask)
-        return self.quantiser.encode(encoded.latent), encoded.hidden
+        return self.quantiser.encode(encoded.latent, encoded.visible), encoded.hidden
 
     @torch.no_grad()
     def reconstruct(self, ids_BRFTQ: Tensor, hidden_BRT: Tensor) -> Tensor:
