@@ -27,7 +27,7 @@ ALLOWED = {
     "model": BASE | {"signal", "training", "cohort", "tokenizer", "encoder"},
     "window_model": BASE | {"signal", "training", "tokenizer", "encoder", "model"},
     "sklearn": BASE | {"model", "window_model"},
-    "benchmark": BASE | {"clinical", "cohort", "training", "tokenizer", "model"},
+    "benchmark": BASE | {"clinical", "signal", "cohort", "training", "tokenizer", "model"},
     "simulate": BASE | {"clinical"},
 }
 FREE = {"recipes", "cli", "__init__", "__main__"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
-from rich.progress import track
 from torch import nn
 
 from openclef import artefact
 from openclef.artefact import Artefact, atomic
 from openclef.cohort.embeddings import TABLE, begin_embeddings, write_embeddings
 from openclef.cohort.store import Cohort
-from openclef.encoder.embed import Pooling, check_layer, encode_and_pool
+from openclef.encoder.embed import PARTS, Pooling, check_layer, encode_and_pool, in_parts
 from openclef.encoder.load import encoder_artefact, load_encoder
 from openclef.encoder.transformer import EncoderConfig, MaskedTransformer
 from openclef.encoder.windows import hour_of_day
@@ -244,25 +244,32 @@ def embed_file(model: CLEF, path: Path, out: Path, *, unit: str | None = None) -
 
 
 def embed_cohort(model: CLEF, cohort: Cohort, out: Path, *, name: str = "clef") -> Artefact:
-    """Stage: model + cohort -> `embeddings/`, every window of every split."""
+    """Stage: model + cohort -> `embeddings/`, every window of every split.
+
+    An interrupted run goes on where it was.
+    """
     stage = begin_embeddings(out, model=name, inputs={"cohort": cohort.hash, "model": model.hash})
     if stage.is_complete:
         return stage
     started = dict(cohort.sessions.select("session_id", "start_time").iter_rows())
-    windows = cohort.windows.select("row", "session_id", "start_s").iter_rows()
-    vectors = [
-        model.embed_spectrogram(cohort.spectrogram(row), hour=hour_of_day(started[name], start_s))
-        for row, name, start_s in track(windows, f"embedding, {name}", total=cohort.windows.height)
-    ]
+    windows = cohort.windows.select("row", "session_id", "start_s")
+
+    def embed(part: slice) -> Iterator[FloatArray]:
+        for row, session, start_s in windows[part].iter_rows():
+            hour = hour_of_day(started[session], start_s)
+            yield model.embed_spectrogram(cohort.spectrogram(row), hour=hour)[None]
+
+    vectors = in_parts(out / PARTS, windows.height, embed, label=f"embedding, {name}")
     write_embeddings(
         out / TABLE,
         session_id=cohort.windows["session_id"].to_list(),
         window=cohort.windows["window"].to_numpy(),
         start_s=cohort.windows["start_s"].to_numpy(),
-        vectors=np.stack(vectors),
+        vectors=vectors,
         hashes=stage.inputs,
     )
     stage.finish([TABLE])
+    shutil.rmtree(out / PARTS, ignore_errors=True)
     return stage
 
 

@@ -204,7 +204,7 @@ def test_embedding_never_overwrites(finished_run, hospital, tmp_path):
 @pytest.mark.parametrize(
     "verb",
     ["demo", "run", "simulate", "ingest", "train tokenizer", "train encoder", "train align",
-     "tokenize", "pack", "embed", "benchmark"],
+     "train pool", "tokenize", "pack", "embed", "benchmark"],
 )  # fmt: skip
 def test_every_verb_has_help_with_an_example(verb):
     done = openclef(*verb.split(), "--help")

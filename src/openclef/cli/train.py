@@ -1,4 +1,4 @@
-"""`openclef train tokenizer | features | encoder | align`."""
+"""`openclef train tokenizer | features | encoder | align | pool`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from openclef.cli import options
+from openclef.errors import OpenclefError, choose
 
 app = typer.Typer(
-    help="Train a stage: tokenizer, features, encoder or align.", no_args_is_help=True
+    help="Train a stage: tokenizer, features, encoder, align or pool.", no_args_is_help=True
 )
 
 Cohort = Annotated[Path, typer.Argument(help="Cohort folder.")]
@@ -125,6 +126,61 @@ def align(
     table = TokenTable(tokens, data)
     fit(data, table, encoder_folder, out, config=get_recipe(recipe_name).alignment)
     _end(f"aligned encoder: {out}")
+
+
+@app.command(
+    epilog="Example: openclef train pool runs/a/cohort runs/a/tokens runs/a/encoder runs/a/pool"
+)
+def pool(
+    cohort: Cohort,
+    tokens: Tokens,
+    encoder_folder: Annotated[Path, typer.Argument(metavar="ENCODER", help="Encoder folder.")],
+    out: Out,
+    over: Annotated[
+        str, typer.Option(help="What is pooled: tokens or rows of a window, windows of a session.")
+    ] = "tokens",
+    pooling: Annotated[
+        str | None,
+        typer.Option(help="Of --over windows: mean (default), rows, class or attention."),
+    ] = None,
+    layer: Annotated[int, typer.Option(min=-1, help="Of the encoder; -1: the last, normed.")] = -1,
+    pool_folder: Annotated[
+        Path | None, typer.Option("--pool", help="Pool folder, of --pooling attention.")
+    ] = None,
+    features_folder: Annotated[
+        Path | None, typer.Option("--features", help="Features folder, if the encoder reads it.")
+    ] = None,
+    min_patients: Annotated[
+        int, typer.Option(min=1, help="Train patients of either class that a task needs.")
+    ] = 15,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
+) -> None:
+    """Train attention pooling with the train patients' findings and labels; the encoder stays.
+
+    What it pools has seen labels, unlike every other embedding: say so beside its numbers.
+    """
+    from openclef.cohort import store
+    from openclef.encoder.attention_pool import OVER, POOLINGS, PoolConfig
+    from openclef.encoder.train_pool import PoolStage, train_attention_pool
+    from openclef.recipes.recipe import changed
+    from openclef.tokenizer.features import FeatureTable
+    from openclef.tokenizer.token_table import TokenTable
+
+    choose(over, OVER, "set to pool")
+    if over == "windows":
+        pooling = choose(pooling or "mean", POOLINGS, "pooling")
+    elif pooling is not None:
+        raise OpenclefError(f"--pooling {pooling}: only --over windows has one, not {over}")
+    model = PoolConfig.model_validate({"over": over, "pooling": pooling, "layer": layer})
+    config = PoolStage(model=model, min_patients=min_patients)
+    config = changed(config, train=changed(config.train, seed=seed))
+    data = store.Cohort(cohort)
+    train_attention_pool(
+        data, TokenTable(tokens, data), encoder_folder, out, config=config,
+        features=FeatureTable(features_folder) if features_folder else None,
+        pool_folder=pool_folder,
+    )  # fmt: skip
+    _end(f"pool: {out}")
 
 
 def _end(message: str) -> None:

@@ -66,7 +66,7 @@ def storage_of(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Trouble of the block is the recording's, whatever it is: one file must not end the others.
 
     What no reader foresaw is told by its place in the code alone: its text may quote the header.
@@ -159,15 +159,15 @@ def finish_failed(job: SessionJob, error: OpenclefError) -> None:
 def recording_duration_s(job: SessionJob) -> float | None:
     """What the recording's header tells, None if it cannot be read (`ingest_session` says why)."""
     try:
-        with _reading(job.path):
+        with reading(job.path):
             return open_recording(job.path, unit=job.unit).duration_s
     except OpenclefError:
         return None
 
 
 def _read(job: SessionJob, power: BinaryIO) -> dict[str, Any]:
-    with _reading(job.path):
-        _check_unchanged(job)
+    with reading(job.path):
+        check_unchanged(job)
         sidecar = read_channels_tsv(job.path)
         file = open_recording(
             job.path,
@@ -179,7 +179,7 @@ def _read(job: SessionJob, power: BinaryIO) -> dict[str, Any]:
     notes = {k: v for k, v in file.provenance.items() if k not in ("format", "reference")}
     line_hz = job.line_hz
     for recording in _chosen(file, job, notes):
-        with _reading(job.path):
+        with reading(job.path):
             measures.append(assess_window(recording))
             line_hz = line_hz or detect_line_hz(recording)  # one for all windows
             spectrogram = window_spectrogram(recording, line_hz=line_hz)
@@ -193,7 +193,7 @@ def _read(job: SessionJob, power: BinaryIO) -> dict[str, Any]:
                 "hash": hashlib.sha256(stored.data).hexdigest()[:16],
             }
         )
-    with _reading(job.path):
+    with reading(job.path):
         quality = summarise(
             measures,
             montage={**file.montage.record(), "reference": file.provenance["reference"]},
@@ -212,7 +212,7 @@ def _read(job: SessionJob, power: BinaryIO) -> dict[str, Any]:
         }
 
 
-def _check_unchanged(job: SessionJob) -> None:
+def check_unchanged(job: SessionJob) -> None:
     """The artefact's identity is that of the files as they were indexed."""
     if not job.path.is_file():
         return  # formats that are folders; `open_recording` tells what is missing
@@ -241,7 +241,7 @@ def _chosen(file: RecordingFile, job: SessionJob, notes: dict[str, str]) -> Iter
     problem: str | None = f"crop: less than {MIN_RECORDING_S:g} s of it would be left"
     n_kept = n_skipped = 0
     for start_s, stop_s in bounds:
-        with _reading(job.path):
+        with reading(job.path):
             recording = file.read(start_s=start_s, stop_s=stop_s)
             problem = implausible(recording, declared=file.unit)
         if problem is None:

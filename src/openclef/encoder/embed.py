@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -10,12 +11,21 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
-from rich.progress import track
+from rich.progress import Progress
 from torch import Tensor
 
 from openclef.artefact import Artefact, atomic
 from openclef.cohort.embeddings import TABLE, begin_embeddings, write_embeddings
+from openclef.cohort.session import storage_of
 from openclef.cohort.store import Cohort
+from openclef.encoder.attention_pool import (
+    Over,
+    TrainedPool,
+    WindowPooling,
+    check_aggregator,
+    check_pool,
+    load_pool,
+)
 from openclef.encoder.load import encoder_artefact, load_encoder
 from openclef.encoder.masking import keep, subsample
 from openclef.encoder.transformer import MaskedTransformer
@@ -30,6 +40,8 @@ from openclef.types import FloatArray
 Pooling = Literal["mean", "rows", "class"]
 SESSIONS = "sessions.parquet"
 FAILURES = "failures.parquet"
+PARTS = "parts"  # in a folder until it is complete
+PART_WINDOWS = 256
 BATCH_SIZE = 8
 
 
@@ -52,10 +64,20 @@ def pool(
     if how == "mean":
         total = torch.einsum("bkd,bk->bd", features_BKD, weight)
         return total / weight.sum(1, keepdim=True).clamp(min=1)
+    means, _ = row_means(features_BKD, kept_BK, kept_hidden, n_rows=n_rows, n_columns=n_columns)
+    return means.flatten(1)
+
+
+def row_means(
+    features_BKD: Tensor, kept_BK: Tensor, kept_hidden: Tensor, *, n_rows: int, n_columns: int
+) -> tuple[Tensor, Tensor]:
+    """Means `[B, n_rows, D]` over the visible tokens of each row, and which rows have none."""
+    weight = (~kept_hidden).to(features_BKD.dtype)
     row = torch.nn.functional.one_hot(kept_BK // n_columns, n_rows).to(weight.dtype)
     shares = row * weight[..., None]
     total = torch.einsum("bkd,bkr->brd", features_BKD, shares)
-    return (total / shares.sum(1).clamp(min=1)[..., None]).flatten(1)
+    n_visible = shares.sum(1)
+    return total / n_visible.clamp(min=1)[..., None], n_visible == 0
 
 
 def encode_and_pool(
@@ -108,6 +130,33 @@ def pool_encoded(
     )  # fmt: skip
 
 
+def encode_items(
+    model: MaskedTransformer,
+    batch: Mapping[str, Tensor],
+    *,
+    over: Over,
+    layer: int,
+) -> tuple[Tensor, Tensor]:
+    """What attention pools of each window: `[B, N, D]` float32, and what of it is hidden `[B, N]`.
+
+    batch: as `EncoderWindows` makes it. over: "tokens", but for the class token, or "rows".
+    """
+    if over == "windows":
+        raise ValueError("windows are pooled of a session; of a window, tokens or rows")
+    kept, kept_hidden = keep(batch["hidden"])
+    encoded = model.encode(batch, kept, kept_hidden, layer=layer).float()[:, 1:]
+    if over == "tokens":
+        return encoded, kept_hidden
+    n_regions, n_rows, n_columns = model.config.grid
+    return row_means(encoded, kept, kept_hidden, n_rows=n_regions * n_rows, n_columns=n_columns)
+
+
+def pooled_width(model: MaskedTransformer, pooling: WindowPooling) -> int:
+    """Numbers of a window's vector."""
+    n_regions, n_rows, _ = model.config.grid
+    return model.config.width * (n_regions * n_rows if pooling == "rows" else 1)
+
+
 def check_layer(model: MaskedTransformer, layer: int) -> None:
     """Raise OpenclefError unless the encoder has that layer."""
     n_layers = model.config.n_encoder_layers
@@ -117,19 +166,22 @@ def check_layer(model: MaskedTransformer, layer: int) -> None:
         )
 
 
-@torch.no_grad()
 def embed_tokens(
     encoder_folder: Path,
     tokens: TokenTable,
     out: Path,
     *,
     model: str,
-    pooling: Pooling,
+    pooling: WindowPooling,
     layer: int = -1,
     cohort: Cohort | None = None,
     features: FeatureTable | None = None,
+    pool_folder: Path | None = None,
+    aggregator_folder: Path | None = None,
 ) -> Artefact:
     """Stage: encoder (or aligned) + tokens -> `embeddings/`, without the train patients.
+
+    An interrupted run goes on where it was, to the same bytes.
 
     Parameters
     ----------
@@ -138,49 +190,123 @@ def embed_tokens(
     tokens : TokenTable
     out : Path
         Gets `embeddings.parquet`, one row a window; `sessions.parquet`, the mean over each
-        session's windows, whatever its length: `session_id, n_windows, vector`; and
-        `failures.parquet`, the sessions of which no window has tokens: `session_id, error`. Those
-        have one row of NaN among the embeddings and none among the sessions.
+        session's windows, whatever its length: `session_id, n_windows, vector`, and with an
+        aggregator `trained`, what it makes of them; and `failures.parquet`, the sessions of which
+        no window has tokens: `session_id, error`. Those have one row of NaN among the embeddings
+        and none among the sessions.
     model : str
         Name of the embeddings in a benchmark.
-    pooling, layer : see `encode_and_pool`.
+    pooling : {"mean", "rows", "class", "attention"}
+        See `encode_and_pool`; "attention" is a pool's, which has seen labels: the artefact's
+        configuration then tells of which tasks (`labels_seen`).
+    layer : see `encode_and_pool`.
     cohort, features : if the encoder reads of them, see `EncoderWindows`.
+    pool_folder : Path, optional
+        A complete `pool/` over tokens or rows, for "attention".
+    aggregator_folder : Path, optional
+        A complete `pool/` over windows.
 
     Raises
     ------
     ArtefactError
-        If the encoder was trained on tokens of another tokenizer.
+        If the encoder was trained on tokens of another tokenizer, or a pool on another encoder.
     OpenclefError
-        If there is no such layer, or the encoder reads what is not given.
+        If there is no such layer, the encoder reads what is not given, or a pool does not go with
+        pooling and layer.
     """
     source = encoder_artefact(encoder_folder)
     if source.inputs["tokenizer"] != tokens.artefact.inputs["tokenizer"]:
         raise ArtefactError(f"{encoder_folder}: trained on tokens of another tokenizer")
     encoder = load_encoder(encoder_folder).to(best_device())
     check_layer(encoder, layer)
-    reads = encoder.config.companions
-    windows = EncoderWindows(tokens, reads, cohort=cohort, features=features)
     inputs = {"cohort": tokens.artefact.inputs["cohort"], "encoder": source.hash}
+    settings: dict[str, object] = {"pooling": pooling, "layer": layer}
+    pool = load_pool(pool_folder) if pool_folder else None
+    check_pool(pool, encoder=source, pooling=pooling, layer=layer)
+    if pool is not None:
+        inputs["pool"], settings["labels_seen"] = pool.artefact.hash, pool.tasks
+    aggregator = load_pool(aggregator_folder) if aggregator_folder else None
+    if aggregator is not None:
+        check_aggregator(aggregator, encoder=source, pool=pool, pooling=pooling, layer=layer)
+        inputs["aggregator"] = aggregator.artefact.hash
+        settings["labels_seen_by_aggregator"] = aggregator.tasks
+    windows = EncoderWindows(tokens, encoder.config.companions, cohort=cohort, features=features)
     if features is not None and encoder.config.feature_dims:
         inputs["features"] = features.artefact.hash
-    stage = begin_embeddings(
-        out, model=model, inputs=inputs, settings={"pooling": pooling, "layer": layer}
-    )
-    if stage.is_complete:
-        return stage
-    rows = tokens.rows("probe", "tuning", "held_out")
-    vectors = []
-    for batch in track(windows.batches(rows, BATCH_SIZE), f"embedding, {model}"):
-        on_device = {name: value.to(best_device()) for name, value in batch.items()}
-        pooled = encode_and_pool(
-            encoder, on_device["ids"], on_device["hidden"], how=pooling, layer=layer,
-            companions=on_device,
+    stage = begin_embeddings(out, model=model, inputs=inputs, settings=settings)
+    if not stage.is_complete:
+        rows = tokens.rows("probe", "tuning", "held_out")
+        if not len(rows):
+            raise OpenclefError(f"{tokens.artefact.folder}: no window outside the train split")
+        vectors = embed_rows(
+            encoder, windows, rows, out / PARTS, pooling=pooling, layer=layer, pool=pool,
+            label=f"embedding, {model}",
         )  # fmt: skip
-        vectors.append(pooled.cpu().numpy())
-    if not vectors:
-        raise OpenclefError(f"{tokens.artefact.folder}: no window outside the train split")
-    _write(out, tokens, rows, np.concatenate(vectors), stage)
+        _write(out, tokens, rows, vectors, stage, aggregator)
+    shutil.rmtree(out / PARTS, ignore_errors=True)
     return stage
+
+
+@torch.no_grad()
+def embed_rows(
+    encoder: MaskedTransformer,
+    windows: EncoderWindows,
+    rows: NDArray[np.int64],
+    folder: Path,
+    *,
+    pooling: WindowPooling,
+    layer: int,
+    pool: TrainedPool | None,
+    label: str,
+) -> FloatArray:
+    """Vectors `[W, D]` of the windows in these rows, by way of parts in `folder` (`in_parts`).
+
+    pool: as `check_pool` wants it for this pooling.
+    """
+    if pool is not None:
+        pool.attention.to(best_device())
+
+    def embed(part: slice) -> Iterator[FloatArray]:
+        for batch in windows.batches(rows[part], BATCH_SIZE):
+            on_device = {name: value.to(best_device()) for name, value in batch.items()}
+            if pooling == "attention":
+                assert pool is not None
+                items = encode_items(encoder, on_device, over=pool.config.over, layer=layer)
+                pooled = pool.attention(*items)
+            else:
+                pooled = encode_and_pool(
+                    encoder, on_device["ids"], on_device["hidden"], how=pooling, layer=layer,
+                    companions=on_device,
+                )  # fmt: skip
+            yield pooled.cpu().numpy()
+
+    return in_parts(folder, len(rows), embed, label=label)
+
+
+def in_parts(
+    folder: Path, n_items: int, make: Callable[[slice], Iterable[FloatArray]], *, label: str
+) -> FloatArray:
+    """Vectors `[n_items, D]`, part by part, each kept in `folder` until the caller removes it.
+
+    make: gives those of consecutive items, a batch at a time. A part is renamed into place whole,
+    its presence means done: who begins again makes what is missing, to the same bytes.
+    """
+    paths = []
+    with Progress() as bar:
+        task = bar.add_task(label, total=n_items)
+        for first in range(0, n_items, PART_WINDOWS):
+            last = min(first + PART_WINDOWS, n_items)
+            path = folder / f"{first:09d}-{last:09d}.npy"
+            if not path.exists():
+                batches = []
+                for vectors in make(slice(first, last)):
+                    batches.append(vectors)
+                    bar.advance(task, len(vectors))
+                with storage_of(folder), atomic(path) as temporary, temporary.open("wb") as file:
+                    np.save(file, np.concatenate(batches))
+            bar.update(task, completed=last)
+            paths.append(path)
+    return np.concatenate([np.load(path, mmap_mode="r") for path in paths])
 
 
 def session_means(session_id: pl.Series, vectors: NDArray[np.float32]) -> pl.DataFrame:
@@ -203,8 +329,31 @@ def session_means(session_id: pl.Series, vectors: NDArray[np.float32]) -> pl.Dat
     )
 
 
+@torch.no_grad()
+def attend_sessions(
+    aggregator: TrainedPool, session_id: pl.Series, vectors: NDArray[np.float32]
+) -> pl.Series:
+    """What a trained aggregator makes of the windows of each session, in the order of
+    `session_means`.
+    """
+    windows = pl.DataFrame({"session_id": session_id, "row": np.arange(len(vectors))})
+    attention = aggregator.attention.to("cpu")
+    pooled = []
+    # One session at a time: padding to the longest would not fit into memory.
+    for rows in windows.group_by("session_id", maintain_order=True).agg("row")["row"]:
+        x_ND = torch.from_numpy(vectors[rows.to_numpy()])
+        hidden_N = torch.zeros(len(x_ND), dtype=torch.bool)
+        pooled.append(attention(x_ND[None], hidden_N[None])[0].numpy())
+    return pl.Series("trained", pooled, dtype=pl.List(pl.Float32))
+
+
 def _write(
-    out: Path, tokens: TokenTable, rows: NDArray[np.int64], vectors: FloatArray, stage: Artefact
+    out: Path,
+    tokens: TokenTable,
+    rows: NDArray[np.int64],
+    vectors: FloatArray,
+    stage: Artefact,
+    aggregator: TrainedPool | None,
 ) -> None:
     embedded = tokens.session_id.gather(rows)
     failed = failures(tokens.artefact.folder).unique(
@@ -220,8 +369,11 @@ def _write(
         vectors=np.concatenate([vectors, nothing]),
         hashes=stage.inputs,
     )
+    sessions = session_means(embedded, vectors)
+    if aggregator is not None:
+        sessions = sessions.with_columns(attend_sessions(aggregator, embedded, vectors))
     with atomic(out / SESSIONS) as temporary:
-        session_means(embedded, vectors).write_parquet(temporary)
+        sessions.write_parquet(temporary)
     with atomic(out / FAILURES) as temporary:
         failed.select("session_id", "error").write_parquet(temporary)
     stage.finish([TABLE, SESSIONS, FAILURES])

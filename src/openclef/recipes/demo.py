@@ -55,7 +55,7 @@ def recipe() -> Recipe:
             train=TrainConfig(
                 n_steps=150,
                 batch_size=4,
-                precision="bf16",
+                precision="auto",
                 optim=OptimConfig(lr=1e-3, weight_decay=1e-4),
             ),
             n_validation=16,
@@ -66,7 +66,7 @@ def recipe() -> Recipe:
             train=TrainConfig(
                 n_steps=100,
                 batch_size=4,
-                precision="bf16",
+                precision="auto",
                 optim=OptimConfig(lr=2e-3),
                 validate_every=25,
             ),
@@ -81,7 +81,7 @@ def recipe() -> Recipe:
             train=TrainConfig(
                 n_steps=30,
                 batch_size=32,
-                precision="bf16",
+                precision="auto",
                 optim=OptimConfig(lr=1e-4, weight_decay=0.1, clip_norm=5.0),
                 validate_every=5,
                 checkpoint_every=10,

@@ -45,7 +45,7 @@ def small() -> TokenizerStage:
             batch_size=8,
             validate_every=50,
             checkpoint_every=50,
-            precision="bf16",
+            precision="auto",
             optim=OptimConfig(lr=3e-4, weight_decay=1e-4),
         ),
         n_start=200,
