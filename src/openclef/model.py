@@ -17,7 +17,14 @@ from openclef import artefact
 from openclef.artefact import Artefact, atomic
 from openclef.cohort.embeddings import TABLE, begin_embeddings, write_embeddings
 from openclef.cohort.store import Cohort
-from openclef.encoder.embed import PARTS, Pooling, check_layer, encode_and_pool, in_parts
+from openclef.encoder.embed import (
+    PARTS,
+    Pooling,
+    check_layer,
+    encode_and_pool,
+    in_parts,
+    n_vectors,
+)
 from openclef.encoder.load import encoder_artefact, load_encoder
 from openclef.encoder.transformer import EncoderConfig, MaskedTransformer
 from openclef.encoder.windows import hour_of_day
@@ -60,7 +67,7 @@ class ModelConfig(BaseModel):
     def n_features(self) -> int:
         """Width of an embedding."""
         n_regions, n_rows, _ = self.encoder.grid
-        return self.encoder.width * (n_regions * n_rows if self.pooling == "rows" else 1)
+        return self.encoder.width * n_vectors(self.pooling, n_regions * n_rows)
 
 
 class CLEF:

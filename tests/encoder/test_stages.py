@@ -212,7 +212,9 @@ def test_named_encoders_fit_themselves_to_tokens(data):
     assert (model.grid, model.n_codes, model.width) == (GRID, N_CODES, 256)
 
 
-@pytest.mark.parametrize(("pooling", "width"), [("mean", 16), ("class", 16), ("rows", 64)])
+@pytest.mark.parametrize(
+    ("pooling", "width"), [("mean", 16), ("class", 16), ("rows", 64), ("moments", 128)]
+)
 def test_embeddings_are_of_windows_and_of_sessions(data, trained, tmp_path, pooling, width):
     sources = {"cohort": data.cohort, "features": data.features}
     out = tmp_path / "e"

@@ -115,7 +115,7 @@ def test_a_short_row_in_a_batch_is_as_if_alone():
     model, batch = made(inputs="codes+patches"), tokens()
     batch["hidden"][1, 12:] = True
     alone = {name: value[1:] for name, value in batch.items()}
-    for how in ("rows", "mean", "class"):
+    for how in ("rows", "moments", "mean", "class"):
         together = pooled(model, batch, how=how)
         torch.testing.assert_close(together[1:], pooled(model, alone, how=how))
 
@@ -207,6 +207,18 @@ def test_rows_pooling_keeps_frequency_rows_apart(model):
     features = model.encode(batch, *keep(batch["hidden"]))[0, 1:]
     torch.testing.assert_close(found[1], features[8:16].mean(0))
     assert not found[3].any()
+
+
+def test_moments_are_of_each_row_over_time(model):
+    batch = tokens(rows=1)
+    batch["hidden"][0, 20:] = True  # half of the third row, and the fourth
+    found = pooled(model, batch, how="moments").view(2, 4, 16)
+    features = model.encode(batch, *keep(batch["hidden"]))[0, 1:]
+    torch.testing.assert_close(
+        found[:, 1, :], torch.stack([features[8:16].mean(0), features[8:16].std(0, correction=0)])
+    )
+    torch.testing.assert_close(found[1, 2], features[16:20].std(0, correction=0))
+    assert not found[:, 3].any()
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():

@@ -1,11 +1,14 @@
-"""`openclef reproduce tokenizer`: remake a table."""
+"""`openclef reproduce tokenizer | encoder | scaling`: remake a table."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    import polars as pl
 
 app = typer.Typer(
     help="Make a table of the paper, or of this project, again.", no_args_is_help=True
@@ -41,9 +44,6 @@ def tokenizer(
     ] = None,
 ) -> None:
     """What tokenizers keep: explained variance, use of codes, AUROC of findings, laterality."""
-    import polars as pl
-
-    from openclef.artefact import atomic
     from openclef.benchmark.laterality import true_sides
     from openclef.cohort import store
     from openclef.recipes.ablation import ablate_tokenizers
@@ -59,10 +59,119 @@ def tokenizer(
         also=[store.Cohort(folder) for folder in also or []],
     )  # fmt: skip
     tables = {"tokenizers": found.runs, "summary": found.summary, "elsewhere": found.elsewhere}
+    _end(out, tables, found.summary)
+
+
+@app.command(
+    epilog="Example: openclef reproduce encoder runs/a/cohort runs/a/tokens runs/encoders "
+    "--recipe demo --recipe demo-no-dropping --seed 0 --seed 1 --seed 2"
+)
+def encoder(
+    cohort: Annotated[Path, typer.Argument(help="Cohort folder, with labels.")],
+    tokens: Annotated[Path, typer.Argument(help="Tokens folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder of encoders and tables; resumes.")],
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(help="Encoder to compare; again for more. Without: demo."),
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Seed of the training; again for more. Without: 0.")
+    ] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="Features folder, for recipes with latents or patches.")
+    ] = None,
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER", help="Embeddings to compare with besides the hand-crafted; again."
+        ),
+    ] = None,
+    pooling: Annotated[
+        list[str] | None,
+        typer.Option(help="rows, mean or class; again for more. Without: rows and mean."),
+    ] = None,
+    layer: Annotated[
+        list[int] | None,
+        typer.Option(help="Layer to read, -1 the last; again for more. Without: -1."),
+    ] = None,
+) -> None:
+    """What encoders know, trained, untrained and beside hand-crafted numbers: AUROC by category."""
+    import polars as pl
+
+    from openclef.cohort import store
+    from openclef.recipes.encoder_ablation import ablate_encoders, get_pooling
+    from openclef.tokenizer.features import FeatureTable
+    from openclef.tokenizer.token_table import TokenTable
+
+    poolings = [get_pooling(name) for name in pooling or ["rows", "mean"]]
+    data = store.Cohort(cohort)
+    found = ablate_encoders(
+        data, TokenTable(tokens, data), out, names=recipe or ["demo"], seeds=seed or [0],
+        features=FeatureTable(features) if features else None, references=reference or [],
+        poolings=poolings, layers=layer or [-1], say=typer.echo,
+    )  # fmt: skip
+    tables = {
+        "encoders": found.runs, "summary": found.summary, "differences": found.differences,
+        "comparisons": found.comparisons,
+    }  # fmt: skip
+    _end(out, tables, found.summary, found.comparisons.filter(pl.col("is_best")))
+
+
+@app.command(
+    epilog="Example: openclef reproduce scaling runs/a/cohort runs/a/tokens runs/scaling --seed 0"
+)
+def scaling(
+    cohort: Annotated[Path, typer.Argument(help="Cohort folder, with findings.")],
+    tokens: Annotated[Path, typer.Argument(help="Tokens folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder of encoders and tables; resumes.")],
+    size: Annotated[
+        list[str] | None,
+        typer.Option(help="Encoder; again for more. Without: demo-w32 to demo-w192."),
+    ] = None,
+    share: Annotated[
+        list[float] | None,
+        typer.Option(help="Of the train patients; again for more. Without: 1/8, 1/4, 1/2 and 1."),
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Seed of the training; again for more. Without: 0.")
+    ] = None,
+    n_steps: Annotated[
+        int | None, typer.Option(min=1, help="Most steps of a run. Without: the encoder's.")
+    ] = None,
+) -> None:
+    """What more parameters and more data bring: cross-entropy, AUROC of findings, a curve."""
+    from openclef.artefact import atomic
+    from openclef.cohort import store
+    from openclef.recipes.encoders import WIDTHS
+    from openclef.recipes.scaling import SHARES, scaling_study
+    from openclef.tokenizer.token_table import TokenTable
+
+    data = store.Cohort(cohort)
+    found = scaling_study(
+        data, TokenTable(tokens, data), out, sizes=size or tuple(WIDTHS), shares=share or SHARES,
+        seeds=seed or [0], n_steps=n_steps, say=typer.echo,
+    )  # fmt: skip
+    with atomic(out / "scaling.png") as temporary:
+        temporary.write_bytes(found.figure.data)
+    tables = {"runs": found.runs, "by_size": found.by_size, "by_data": found.by_data}
+    if found.law:
+        tables["law"] = found.law.table
+    _end(out, tables, found.by_size, found.by_data)
+    typer.echo(f"figure: {out / 'scaling.png'}")
+    typer.echo(found.statement)
+
+
+def _end(out: Path, tables: dict[str, pl.DataFrame], *shown: pl.DataFrame) -> None:
+    """Write the tables that have rows, and print some."""
+    import polars as pl
+
+    from openclef.artefact import atomic
+
     written = {out / f"{name}.csv": table for name, table in tables.items() if not table.is_empty()}
     for path, table in written.items():
         with atomic(path) as temporary:
             table.write_csv(temporary, float_precision=4)
     with pl.Config(tbl_rows=-1, tbl_cols=-1, float_precision=3, tbl_width_chars=200):
-        typer.echo(found.summary)
+        for table in shown:
+            typer.echo(table)
     typer.echo(f"tables: {', '.join(map(str, written))}")

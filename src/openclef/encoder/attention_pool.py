@@ -20,7 +20,7 @@ from openclef.errors import ArtefactError, OpenclefError
 from openclef.training import checkpoint
 
 Over = Literal["tokens", "rows", "windows"]
-WindowPooling = Literal["mean", "rows", "class", "attention"]
+WindowPooling = Literal["mean", "rows", "moments", "class", "attention"]
 OVER: tuple[Over, ...] = get_args(Over)
 POOLINGS: tuple[WindowPooling, ...] = get_args(WindowPooling)
 WEIGHTS = "pool.safetensors"

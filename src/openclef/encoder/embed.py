@@ -37,7 +37,7 @@ from openclef.tokenizer.tokens import failures
 from openclef.training.loop import best_device
 from openclef.types import FloatArray
 
-Pooling = Literal["mean", "rows", "class"]
+Pooling = Literal["mean", "rows", "moments", "class"]
 SESSIONS = "sessions.parquet"
 FAILURES = "failures.parquet"
 PARTS = "parts"  # in a folder until it is complete
@@ -52,20 +52,30 @@ def pool(
     *,
     n_rows: int,
     n_columns: int,
-    how: Literal["mean", "rows"],
+    how: Literal["mean", "rows", "moments"],
 ) -> Tensor:
     """Average token features `[B, K, D]` over what is visible.
 
     "mean": over all tokens, `[B, D]` (the paper's [C]). "rows": over time, a frequency row of a
     region at a time, `[B, n_rows * D]`, which a small model needs
-    (docs/decisions/0003-pooling.md). A row without a visible token gives zeros.
+    (docs/decisions/0003-pooling.md). "moments": of each row the mean and then, of all rows, the
+    standard deviation over time, `[B, 2 * n_rows * D]`: what a session varies in. A row without a
+    visible token gives zeros.
     """
     weight = (~kept_hidden).to(features_BKD.dtype)
     if how == "mean":
         total = torch.einsum("bkd,bk->bd", features_BKD, weight)
         return total / weight.sum(1, keepdim=True).clamp(min=1)
     means, _ = row_means(features_BKD, kept_BK, kept_hidden, n_rows=n_rows, n_columns=n_columns)
-    return means.flatten(1)
+    if how == "rows":
+        return means.flatten(1)
+    centred = features_BKD - means.gather(
+        1, (kept_BK // n_columns)[..., None].expand(-1, -1, means.shape[-1])
+    )
+    squares, _ = row_means(
+        centred.square(), kept_BK, kept_hidden, n_rows=n_rows, n_columns=n_columns
+    )
+    return torch.cat([means, squares.sqrt()], 1).flatten(1)
 
 
 def row_means(
@@ -95,7 +105,8 @@ def encode_and_pool(
 
     ids `[B, L]` codes, hidden `[B, L]` True where not visible. how: as `pool`, or "class", the
     class token's output. layer: see `MaskedTransformer.encode`. companions: what else the encoder
-    reads of a batch, if it does. Returns `[B, D]`, of "rows" `[B, rows * D]`.
+    reads of a batch, if it does. Returns `[B, D]`, of "rows" `[B, rows * D]`, of
+    "moments" twice that.
     """
     if n_keep is None:
         kept, kept_hidden = keep(hidden_BL)
@@ -119,7 +130,8 @@ def pool_encoded(
     """What `MaskedTransformer.encode` gives, the class token first, pooled over the kept tokens.
 
     encoded `[B, 1 + N, D]`; kept, kept_hidden `[B, N]`: places in the window, True where one is not
-    visible. grid: regions, rows, columns. Returns `[B, D]`, of "rows" `[B, rows * D]`.
+    visible. grid: regions, rows, columns. Returns `[B, D]`, of "rows" `[B, rows * D]`, of
+    "moments" twice that.
     """
     if how == "class":
         return encoded_BND[:, 0]
@@ -154,7 +166,12 @@ def encode_items(
 def pooled_width(model: MaskedTransformer, pooling: WindowPooling) -> int:
     """Numbers of a window's vector."""
     n_regions, n_rows, _ = model.config.grid
-    return model.config.width * (n_regions * n_rows if pooling == "rows" else 1)
+    return model.config.width * n_vectors(pooling, n_regions * n_rows)
+
+
+def n_vectors(pooling: WindowPooling, n_rows: int) -> int:
+    """How many vectors as wide as the encoder a pooled one is made of."""
+    return {"rows": n_rows, "moments": 2 * n_rows}.get(pooling, 1)
 
 
 def check_layer(model: MaskedTransformer, layer: int) -> None:
@@ -196,7 +213,7 @@ def embed_tokens(
         and none among the sessions.
     model : str
         Name of the embeddings in a benchmark.
-    pooling : {"mean", "rows", "class", "attention"}
+    pooling : {"mean", "rows", "moments", "class", "attention"}
         See `encode_and_pool`; "attention" is a pool's, which has seen labels: the artefact's
         configuration then tells of which tasks (`labels_seen`).
     layer : see `encode_and_pool`.

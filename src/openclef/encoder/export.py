@@ -41,7 +41,8 @@ class EmbedPath(nn.Module):
             self.encoder.encoder = self.encoder.encoder[: layer + 1]
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Batch as `encoder.transformer` says -> `[B, D]`, of "rows" `[B, rows * D]`."""
+        """Batch as `encoder.transformer` says -> `[B, D]`, of "rows" `[B, rows * D]`, of
+        "moments" twice that."""
         encoder, hidden = self.encoder, batch["hidden"]
         everything = torch.arange(hidden.shape[1], device=hidden.device).expand_as(hidden)
         tokens = encoder._embed(batch, everything, None)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from openclef import artefact
@@ -16,7 +18,7 @@ from openclef.cohort.store import Cohort
 from openclef.encoder.objective import EncoderLossConfig, MaskedReconstruction
 from openclef.encoder.transformer import EncoderConfig
 from openclef.encoder.windows import EncoderWindows
-from openclef.errors import ArtefactError
+from openclef.errors import ArtefactError, OpenclefError
 from openclef.tokenizer.features import WHITENER, FeatureTable
 from openclef.tokenizer.token_table import TokenTable
 from openclef.training import checkpoint, distributed
@@ -26,7 +28,11 @@ WEIGHTS = "encoder.safetensors"
 
 
 class EncoderStage(BaseModel):
-    """Everything that decides an encoder."""
+    """Everything that decides an encoder.
+
+    n_validation: windows of tuning patients that judge it. train_share: of the train patients, who
+    are drawn by `train.seed`; of one seed, those of a smaller share are among those of a larger.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,6 +40,14 @@ class EncoderStage(BaseModel):
     loss: EncoderLossConfig = EncoderLossConfig()
     train: TrainConfig
     n_validation: int = Field(64, gt=0)
+    train_share: float = Field(1.0, gt=0, le=1)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The configuration as the artefact keeps it. All train patients go without saying: an
+        encoder of before there were shares is still the same one."""
+        whole = {"train_share"} if self.train_share == 1 else set()
+        return self.model_dump(mode="json", exclude=whole)
 
     @property
     def companions(self) -> frozenset[str]:
@@ -51,6 +65,31 @@ def _code_counts(tokens: TokenTable, rows: np.ndarray, n_codes: int) -> torch.Te
     for part in np.array_split(rows, max(1, -(-len(rows) // 1024))):
         counts += np.bincount(tokens.ids[part][~tokens.hidden(part)], minlength=n_codes)
     return torch.from_numpy(counts)
+
+
+def train_windows(
+    tokens: TokenTable, *, share: float, seed: int, cohort: Cohort | None = None
+) -> NDArray[np.int64]:
+    """Rows of all windows of a share of the train patients, at least one patient.
+
+    The patients are the first of one random order, so that shares of one seed are nested. Raises
+    OpenclefError if a share is asked without the cohort, which knows whose windows they are.
+    """
+    rows = tokens.rows("train")
+    if share == 1:
+        return rows
+    if cohort is None:
+        raise OpenclefError(
+            f"train_share {share:g}: windows are left out by patient; give the cohort"
+        )
+    if cohort.hash != tokens.artefact.inputs["cohort"]:
+        raise ArtefactError(f"{cohort.folder}: another cohort than that of the tokens")
+    patient_of = dict(cohort.sessions.select("session_id", "subject_id").iter_rows())
+    of_row = np.array([patient_of[name] for name in tokens.session_id.gather(rows)])
+    patients = np.unique(of_row)
+    n_kept = max(1, round(share * len(patients)))
+    kept = np.random.default_rng(seed).permutation(patients)[:n_kept]
+    return rows[np.isin(of_row, kept)]
 
 
 def train_encoder(
@@ -72,7 +111,7 @@ def train_encoder(
         inputs.
     config : EncoderStage
     cohort : Cohort, optional
-        That of the tokens; needed for masks of channels and the clock.
+        That of the tokens; needed for masks of channels, the clock and a share of the patients.
     features : FeatureTable, optional
         Needed for continuous inputs and targets.
 
@@ -85,11 +124,14 @@ def train_encoder(
     """
     _check_fit(tokens, features, config)
     windows = EncoderWindows(tokens, config.companions, cohort=cohort, features=features)
+    train_rows = train_windows(
+        tokens, share=config.train_share, seed=config.train.seed, cohort=cohort
+    )
     read = features if config.needs_features else None
     stage = artefact.begin(
         out,
         kind="encoder",
-        config=config.model_dump(mode="json"),
+        config=config.identity,
         inputs={
             "tokens": tokens.artefact.hash,
             **tokens.artefact.inputs,
@@ -100,7 +142,7 @@ def train_encoder(
         return stage
     torch.manual_seed(config.train.seed)
     objective = MaskedReconstruction(config.model, config.loss)
-    train_rows, tuning_rows = tokens.rows("train"), tokens.rows("tuning")
+    tuning_rows = tokens.rows("tuning")
     objective.model.start_from_frequencies(_code_counts(tokens, train_rows, config.model.n_codes))
 
     def load_batch(indices: np.ndarray, _: Sequence[np.random.Generator]) -> Batch:

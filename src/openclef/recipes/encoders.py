@@ -1,4 +1,4 @@
-"""Encoders by name: four sizes, and the ablations of `demo`.
+"""Encoders by name: four sizes, the ablations of `demo`, and the widths of the scaling study.
 
 Command: `openclef train encoder COHORT TOKENS OUT --recipe NAME`. Sizes are of the paper, Tables 3
 and 4 (17 M to 148 M [I]); every one reads any grid and any number of codes, see `for_tokens`.
@@ -33,7 +33,7 @@ def demo() -> EncoderStage:
             validate_every=100,
             checkpoint_every=100,
             patience=5,
-            precision="bf16",
+            precision="auto",
             optim=OptimConfig(lr=1e-3),
         ),
     )
@@ -108,6 +108,10 @@ ABLATIONS: dict[str, Callable[[], EncoderStage]] = {
     "patches": _both({"inputs": "codes+patches"}, {"patch_weight": 1.0}),
     "patches-only": _both({"inputs": "patches"}, {"code_weight": 0.0, "patch_weight": 1.0}),
 }
+# Of equal depth, heads of 32: with 8,192 codes .4, .8, 1.4, 2.2 and 4.0 M parameters.
+WIDTHS: dict[str, Callable[[], EncoderStage]] = {
+    f"demo-w{width}": _model(width=width, n_heads=width // 32) for width in (32, 64, 96, 128, 192)
+}
 ENCODERS: dict[str, Callable[[], EncoderStage]] = {
     "tiny": lambda: tiny.recipe().encoder,
     "demo": demo,
@@ -115,6 +119,7 @@ ENCODERS: dict[str, Callable[[], EncoderStage]] = {
     "medium": medium,
     "base": base,
     **{f"demo-{name}": ablation for name, ablation in ABLATIONS.items()},
+    **WIDTHS,
 }
 
 
