@@ -28,6 +28,13 @@ def test_auroc_equals_scikit_learn_with_ties_and_weights(decimals):
     np.testing.assert_allclose(found, expected)
 
 
+def test_nobody_has_no_auroc():
+    nobody = np.zeros(0, np.int8)
+    found = weighted_auroc(nobody, scores=np.zeros(0), weights_RN=np.ones((3, 0)))
+    assert found.shape == (3,)
+    assert np.isnan(found).all()
+
+
 def test_a_single_class_has_no_auroc():
     assert np.isnan(auroc(np.ones(4, dtype=np.int8), scores=np.arange(4.0)))
 

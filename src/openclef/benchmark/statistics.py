@@ -30,8 +30,10 @@ def weighted_auroc(labels: NDArray[np.int8], *, scores: Floats, weights_RN: Floa
 
     Returns
     -------
-    `[R]`, NaN where a row gives one class no weight.
+    `[R]`, NaN where a row gives one class no weight, and where there is no session.
     """
+    if not len(labels):
+        return np.full(len(weights_RN), np.nan)
     order = np.argsort(scores, kind="stable")
     ranked = scores[order]
     starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])

@@ -23,7 +23,7 @@ from openclef.recipes.inspect_figures import (
     with_grey,
 )
 from openclef.recipes.inspect_numbers import Code, CodePatches
-from openclef.tokenizer.evaluate import Fidelity
+from openclef.tokenizer.evaluate import Fidelity, Floats
 from openclef.types import CHANNELS
 
 _BLUE = LINES[0][0]
@@ -64,10 +64,10 @@ def code_use(fidelity: Fidelity) -> Drawn:
 
 def codes(shown: Sequence[Code], patches: CodePatches, *, first: int) -> Drawn:
     """What codes look like, and where and when they occur; `first`: number of the first one."""
-    n_regions, n_rows, _ = patches.config.grid
+    n_regions = patches.config.grid[0]
     n_quantisers = patches.config.quantiser.n_quantisers
-    row_hz = patches.config.n_freqs // n_rows * FREQ_STEP_HZ
-    panels = {"pattern (dB)": 2.0, "mean over Hz (dB)": 1.1, "deviation (SD)": 1.1,
+    edges_hz = FREQ_STEP_HZ * np.array(patches.config.row_edges)
+    panels = {"pattern (dB)": 2.0, "mean over bands (dB)": 1.1, "deviation (SD)": 1.1,
               "% of its tokens,\nby row": 1.0}  # fmt: skip
     panels |= {"% of its tokens,\nby region": 0.8} if n_regions > 1 else {}
     panels |= {"% of all tokens,\nby minute": 1.7}
@@ -79,12 +79,12 @@ def codes(shown: Sequence[Code], patches: CodePatches, *, first: int) -> Drawn:
         image, head, special, rows, *regions, times = row
         title = f"{number}. code {code.index}" + (f" ({code.q + 1})" if n_quantisers > 1 else "")
         image.set_ylabel(f"{title}\n{code.n:,} times, {code.share:.2%}", fontsize=9)
-        _draw_pattern(image, code, row_hz)
+        _draw_pattern(image, code)
         _draw_scalp(head, code.pattern_db.mean(1), cmap="RdBu_r", is_signed=True)
         _draw_scalp(special, code.deviation, cmap="cividis", is_signed=False)
-        rows.barh(row_hz * np.arange(n_rows), 100 * code.by_row, 0.9 * row_hz, align="edge",
+        rows.barh(edges_hz[:-1], 100 * code.by_row, 0.9 * np.diff(edges_hz), align="edge",
                   color=_BLUE)  # fmt: skip
-        rows.set_ylim(0, row_hz * n_rows)
+        rows.set_ylim(0, edges_hz[-1])
         rows.set_ylabel("Hz", fontsize=8)
         for axis in regions:
             axis.bar(np.arange(1, n_regions + 1), 100 * code.by_region, color=_BLUE)
@@ -94,20 +94,20 @@ def codes(shown: Sequence[Code], patches: CodePatches, *, first: int) -> Drawn:
         for axis in (rows, *regions, times):
             axis.spines[["top", "right"]].set_visible(False)
             axis.tick_params(labelsize=7)
-    axes[-1, 0].set_xlabel("Hz above the lower edge of the row", fontsize=8)
+    axes[-1, 0].set_xlabel("band of the row, from its lowest", fontsize=8)
     axes[-1, -1].set_xlabel("minute of the session", fontsize=8)
-    alt = " ".join(_tell(code, number, row_hz) for number, code in enumerate(shown, first))
+    alt = " ".join(_tell(code, number, edges_hz) for number, code in enumerate(shown, first))
     return Drawn(
         png(canvas, f"Codes {first} to {first + len(shown) - 1}, by how often they occur.", alt),
-        pl.concat([_numbers(code, patches, row_hz) for code in shown], how="diagonal"),
+        pl.concat([_numbers(code, patches, edges_hz) for code in shown], how="diagonal"),
     )
 
 
-def _draw_pattern(axis: Axes, code: Code, row_hz: float) -> None:
+def _draw_pattern(axis: Axes, code: Code) -> None:
     high = max(1.0, float(np.nanmax(np.abs(code.pattern_db), initial=0)))
     drawn = axis.imshow(
         code.pattern_db[ORDER], aspect="auto", interpolation="nearest", cmap=with_grey("RdBu_r"),
-        vmin=-high, vmax=high, extent=(0, row_hz, len(HEAD), 0),
+        vmin=-high, vmax=high, extent=(0.5, code.pattern_db.shape[1] + 0.5, len(HEAD), 0),
     )  # fmt: skip
     axis.set_yticks(np.arange(len(HEAD)) + 0.5, HEAD, fontsize=6.5)
     axis.tick_params(axis="x", labelsize=7)
@@ -123,28 +123,27 @@ def _draw_scalp(axis: Axes, values: Any, *, cmap: str, is_signed: bool) -> None:
     bar.locator = MaxNLocator(3)
 
 
-def _tell(code: Code, number: int, row_hz: float) -> str:
+def _tell(code: Code, number: int, edges_hz: Floats) -> str:
     """A code in words."""
     row, channel = int(code.by_row.argmax()), int(np.nanargmax(code.deviation))
     return (
-        f"Code {number} occurs {code.n} times, most at {row * row_hz:g} to "
-        f"{(row + 1) * row_hz:g} Hz; it deviates most at {CHANNELS[channel]}, by "
+        f"Code {number} occurs {code.n} times, most at {edges_hz[row]:g} to "
+        f"{edges_hz[row + 1]:g} Hz; it deviates most at {CHANNELS[channel]}, by "
         f"{np.mean(code.pattern_db[channel]):+.1f} dB."
     )
 
 
-def _numbers(code: Code, patches: CodePatches, row_hz: float) -> pl.DataFrame:
-    n_bins = code.pattern_db.shape[1]
-    rows_hz = row_hz * np.arange(len(code.by_row))
+def _numbers(code: Code, patches: CodePatches, edges_hz: Floats) -> pl.DataFrame:
+    bands = np.arange(1, code.pattern_db.shape[1] + 1)
     minutes = patches.time_edges_s[:-1] / 60
     regions = np.arange(1, len(code.by_region) + 1)
     name = "most used codes"
     tables = [
         tidy(name, "pattern (dB)", code.pattern_db, channel=CHANNELS,
-             freq_hz=FREQ_STEP_HZ * np.arange(n_bins)),
-        tidy(name, "mean over Hz (dB)", code.pattern_db.mean(1), channel=CHANNELS),
+             band_of_row=bands),
+        tidy(name, "mean over bands (dB)", code.pattern_db.mean(1), channel=CHANNELS),
         tidy(name, "deviation (SD)", code.deviation, channel=CHANNELS),
-        tidy(name, "share of its tokens by row", code.by_row, freq_hz=rows_hz),
+        tidy(name, "share of its tokens by row", code.by_row, freq_hz=edges_hz[:-1]),
         tidy(name, "share of its tokens by region", code.by_region, region=regions),
         tidy(name, "share of all tokens by minute", code.by_time, minute=minutes),
         tidy(name, "share of all tokens", np.array(code.share)),

@@ -206,8 +206,8 @@ def _told(value: float | None) -> str:
     return "unknown" if value is None else f"{round(value, 2) + 0.0:.2f}"  # not -0.00
 
 
-def by_frequency(fidelity: Fidelity, *, n_rows: int) -> Drawn:
-    """Error and explained variance at each frequency, with the rows of the grid marked."""
+def by_frequency(fidelity: Fidelity, *, edges_hz: NDArray[Any]) -> Drawn:
+    """Error and explained variance at each frequency, with the edges of the grid's rows marked."""
     freqs_hz = np.arange(fidelity.n.shape[1]) * FREQ_STEP_HZ
     sums = {f: getattr(fidelity, f).sum(0) for f in (
         "n", "absolute_db", "mean_error", "mean_variance", "residual_error", "residual_variance"
@@ -225,10 +225,9 @@ def by_frequency(fidelity: Fidelity, *, n_rows: int) -> Drawn:
         right.plot(freqs_hz, values, color=colour, ls=dash, label=name)
     right.set(ylabel="R2", ylim=(min(0.0, *right.get_ylim()), 1.02))
     right.legend(frameon=False)
-    n_freqs = len(freqs_hz)
     for axis in (left, right):
-        for row in range(1, n_rows):
-            axis.axvline(row * n_freqs / n_rows * FREQ_STEP_HZ, color="#999999", lw=0.6, ls=":")
+        for edge_hz in edges_hz[1:-1]:
+            axis.axvline(edge_hz, color="#999999", lw=0.6, ls=":")
         axis.set(xlabel="Hz", xlim=(0, freqs_hz[-1]))
         axis.spines[["top", "right"]].set_visible(False)
     worst = int(curves["MAE (dB)"].argmax())

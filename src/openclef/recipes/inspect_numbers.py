@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from openclef.benchmark.rivals.handcrafted import BANDS_HZ
 from openclef.cohort.store import FREQ_STEP_HZ, Cohort
 from openclef.errors import OpenclefError
+from openclef.tokenizer.bands import to_bands
 from openclef.tokenizer.evaluate import (
     BATCH_SIZE,
     Decoded,
@@ -44,7 +45,7 @@ class Code:
     q: which code of the token; index: which entry of the codebook; n: tokens that have it; share:
     of all tokens. pattern_db `[C, N]`: the spectrogram in its patches less the mean of all patches
     of the same row and region; NaN for channels that under a tenth of its tokens are made of.
-    deviation `[C]`: root mean square of that over the frequencies, in standard deviations of those
+    deviation `[C]`: root mean square of that over the bands, in standard deviations of those
     patches. by_row `[Fp]`, by_region `[R]`: shares of its tokens. by_time: share of the tokens of
     each stretch that it has, NaN where there is no token.
     """
@@ -69,17 +70,17 @@ class CodePatches:
         self._n_times = min(N_TIMES, max(1, int(longest_s / config.frames_per_token)))
         self.time_edges_s = np.linspace(0, longest_s, self._n_times + 1)
         n_regions, n_rows, _ = config.grid
-        n_chans, self._n_bins = len(CHANNELS), config.n_freqs // n_rows
+        n_chans, self._n_bands = len(CHANNELS), config.n_bands // n_rows
         regions = REGIONS[config.regions]
         self._members = np.array([[name in region for name in CHANNELS] for region in regions])
         n_codes = config.quantiser.n_quantisers * config.quantiser.n_codes
         n_places = n_regions * n_rows
-        self._sum_db = torch.zeros(n_codes, n_chans * self._n_bins, dtype=torch.float64)
+        self._sum_db = torch.zeros(n_codes, n_chans * self._n_bands, dtype=torch.float64)
         self._n_seen = torch.zeros(n_codes * n_places, n_chans, dtype=torch.int32)
         self._n = np.zeros((n_codes, n_places), np.int64)
         self._n_by_time = np.zeros((n_codes, self._n_times), np.int64)
         # Of all patches of a row and region, whatever their code.
-        self._place_sum = np.zeros((n_places, n_chans, self._n_bins))
+        self._place_sum = np.zeros((n_places, n_chans, self._n_bands))
         self._place_square = np.zeros_like(self._place_sum)
         self._place_n = np.zeros((n_places, n_chans), np.int64)
 
@@ -87,7 +88,7 @@ class CodePatches:
         """Take in a window that starts `start_s` into its session."""
         (_, n_rows, n_columns), quantiser = self.config.grid, self.config.quantiser
         visible_T = ~window.original.time_mask
-        patches = _patches(window, n_rows, n_columns)
+        patches = _patches(window, self.config)
         times_s = start_s + window.original.times_s.reshape(n_columns, -1).mean(1)
         stretches = np.searchsorted(self.time_edges_s, times_s, side="right") - 1
         stretches = np.clip(stretches, 0, self._n_times - 1)
@@ -151,12 +152,14 @@ class CodePatches:
         )  # fmt: skip
 
 
-def _patches(window: Decoded, n_rows: int, n_columns: int) -> Floats:
+def _patches(window: Decoded, config: TokenizerConfig) -> Floats:
     """Mean of each patch over its visible frames, `[Fp, Tp, C, N]`, as the tokenizer clamps."""
+    _, n_rows, n_columns = config.grid
     visible_T = ~window.original.time_mask
     power = np.clip(window.original.power_db, -CLAMP_DB, CLAMP_DB) * visible_T
-    n_chans, n_freqs, _ = power.shape
-    columns = power.reshape(n_chans, n_freqs, n_columns, -1).sum(-1, dtype=np.float64)
+    power = to_bands(torch.from_numpy(power), config.frequency_scale).numpy()
+    n_chans, n_bands, _ = power.shape
+    columns = power.reshape(n_chans, n_bands, n_columns, -1).sum(-1, dtype=np.float64)
     columns /= np.maximum(visible_T.reshape(n_columns, -1).sum(1), 1)
     patches: Floats = columns.reshape(n_chans, n_rows, -1, n_columns).transpose(1, 3, 0, 2)
     return np.ascontiguousarray(patches)

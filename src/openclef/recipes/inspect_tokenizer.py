@@ -165,7 +165,9 @@ def summarise(tokenizer: Vqgan, cohort: Cohort, looked: Looked) -> list[dict[str
     n_codes, n_quantisers = quantiser.n_codes, quantiser.n_quantisers
     n_bits = config.n_tokens * n_quantisers * math.log2(n_codes)
     mae_db = float(fidelity.absolute_db.sum() / fidelity.n.sum())
-    row_hz = config.n_freqs // n_rows * FREQ_STEP_HZ
+    heights_hz = FREQ_STEP_HZ * np.diff(config.row_edges)
+    narrowest, widest = heights_hz.min(), heights_hz.max()
+    height = f"{narrowest:g}" if narrowest == widest else f"{narrowest:g} to {widest:g}"
     minutes = config.n_frames / 60
 
     def each(values: list[float], form: str) -> str:
@@ -179,7 +181,7 @@ def summarise(tokenizer: Vqgan, cohort: Cohort, looked: Looked) -> list[dict[str
         ("tokens", fidelity.n_tokens, f"{fidelity.n_tokens:,}",
          "Visible ones, which all numbers of the codes are of."),
         ("grid", config.n_tokens, f"{n_regions} x {n_rows} x {n_columns}",
-         f"Regions, rows of {row_hz:g} Hz, columns of {config.frames_per_token} s: the "
+         f"Regions, rows of {height} Hz, columns of {config.frames_per_token} s: the "
          f"{config.n_tokens:,} tokens that a window of {minutes:.1f} minutes becomes."),
         ("bits a session", n_bits, f"{n_bits:,.0f}",
          f"All that is left of a window: {config.n_tokens:,} tokens"
@@ -226,10 +228,10 @@ def _sections(
         "and frequency, split into the mean over the visible channels and each channel's residual "
         "from it."
     )
-    _, n_rows, _ = tokenizer.config.grid
+    edges_hz = FREQ_STEP_HZ * np.array(tokenizer.config.row_edges)
     drawn = [
         inspect_figures.error_maps(fidelity),
-        inspect_figures.by_frequency(fidelity, n_rows=n_rows),
+        inspect_figures.by_frequency(fidelity, edges_hz=edges_hz),
         inspect_figures.error_on_scalp(fidelity),
     ]
     yield "Error by channel and band", text, drawn
@@ -272,10 +274,10 @@ def _about_codes(tokenizer: Vqgan) -> str:
     n_regions, n_rows, _ = config.grid
     text = (
         "Each code by the spectrogram that was there where it occurs. Pattern: the mean over its "
-        f"patches ({config.n_freqs // n_rows} frequencies, {config.frames_per_token} s) less the "
+        f"patches ({config.n_bands // n_rows} bands, {config.frames_per_token} s) less the "
         "mean of all patches of the same row"
         + (" and region" if n_regions > 1 else "")
-        + ", channel by frequency; then its mean over the frequencies on the head. Deviation: how "
+        + ", channel by band; then its mean over the bands on the head. Deviation: how "
         "far each channel is from its usual there, in standard deviations of single patches: "
         "where on the scalp the code speaks. A code reads the patch and its surroundings, and may "
         "stand for different things in different rows: bars tell in which rows it occurs, the "

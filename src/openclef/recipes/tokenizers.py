@@ -24,14 +24,16 @@ def small() -> TokenizerStage:
     """The paper's codebook at a width that two CPU cores train in five minutes.
 
     Half of the tokens are of the differences between left and right, which the paper's grid loses
-    at this size (`small-grid-8x256`). Its weights begin as principal components, and its codes are
-    nearest by distance, not by direction (`small-random-start`, `small-cosine`): all chosen on
-    patients that are not held out (results/2026-11-24-tokenizer.md).
+    at this size (`small-grid-8x256`). Its rows are narrow where rhythms are: six of 2 Hz, two of 10
+    (`small-grid-2x8x128` has eight of 4). Its weights begin as principal components, and its codes
+    are nearest by distance, not by direction (`small-random-start`, `small-cosine`): all chosen on
+    patients that are not held out (results/).
     """
     return TokenizerStage(
         model=TokenizerConfig(
             regions="mid_side",
-            strides=((4, 10), (2, 2)),
+            bands=((48, 1), (80, 5)),
+            strides=((4, 5), (2, 2)),
             widths=(64, 128),
             n_blocks=1,
             attention=False,
@@ -94,13 +96,16 @@ ABLATIONS: dict[str, Callable[[], TokenizerStage]] = {
     "adversary": _loss(adversarial_weight=0.1, adversary_width=16),
     "random-start": _random_start,
     "cosine": _model(quantiser=EmaConfig()),
+    "carry": _model(quantiser=EmaConfig(metric="euclidean", carry=0.5)),
     "codes-512": _model(quantiser=EmaConfig(n_codes=512, metric="euclidean")),
     "codes-2048": _model(quantiser=EmaConfig(n_codes=2048, metric="euclidean")),
-    "grid-8x256": _model(regions="all", strides=((8, 5), (2, 1))),
-    "grid-16x128": _model(regions="all", strides=((4, 5), (2, 2))),
-    "grid-2x8x128": _model(strides=((8, 5), (2, 2))),
+    "grid-8x256": _model(regions="all", bands=(), strides=((8, 5), (2, 1))),
+    "grid-16x128": _model(regions="all", bands=(), strides=((4, 5), (2, 2))),
+    "grid-2x8x128": _model(bands=(), strides=((8, 5), (2, 2))),
+    "grid-2x16x64": _model(bands=(), strides=((4, 10), (2, 2))),
+    "rows-1hz": _model(strides=((4, 10), (1, 2))),
     "hemispheres": _model(regions="hemispheres"),
-    "quadrants": _model(regions="quadrants", strides=((8, 10), (2, 2))),
+    "quadrants": _model(regions="quadrants", strides=((4, 10), (2, 2))),
     "fsq": _model(quantiser=FsqConfig()),
     "residual-codes": _model(quantiser=ResidualConfig(kind="residual")),
     "product-codes": _model(quantiser=ProductConfig(kind="product")),

@@ -27,7 +27,7 @@ class PositionNorm(nn.Module):
 
 
 class SpectrumNorm(nn.Module):
-    """Mean and deviation of each channel and frequency, moving averages over training batches.
+    """Mean and deviation of each channel and band, moving averages over training batches.
 
     Convolutions share their weights along frequency, so the 1/f slope would have to be written
     in tokens; taken out here and put back by the decoder, the tokens are left to what differs [U].
@@ -37,14 +37,14 @@ class SpectrumNorm(nn.Module):
     total: Tensor
     squares: Tensor
 
-    def __init__(self, n_freqs: int, *, decay: float) -> None:
+    def __init__(self, n_bands: int, *, decay: float) -> None:
         super().__init__()
         self.decay = decay
         # Moving averages of a batch's visible frames, of their sum and of that of their squares:
         # a frame weighs as much in a batch that shows few of a channel as in one that shows many.
         self.register_buffer("n_frames", torch.zeros(len(CHANNELS), 1, 1))
-        self.register_buffer("total", torch.zeros(len(CHANNELS), n_freqs, 1))
-        self.register_buffer("squares", torch.zeros(len(CHANNELS), n_freqs, 1))
+        self.register_buffer("total", torch.zeros(len(CHANNELS), n_bands, 1))
+        self.register_buffer("squares", torch.zeros(len(CHANNELS), n_bands, 1))
 
     @torch.no_grad()
     def update(self, x_BCFT: Tensor, shown_BC1T: Tensor) -> None:

@@ -1,9 +1,9 @@
 """The convolutional vector-quantised autoencoder; EEG channels are its input channels.
 
-Axis letters: B batch, R region, C EEG channel, F frequency, T frame, D width, Q codes of a token;
-a prime (Fp, Tp) is the token grid. Every norm is over the width at one position, and hidden
-positions are zeroed after each block, so that without attention the tokens of a padded recording
-do not depend on how much padding follows.
+Axis letters: B batch, R region, C EEG channel, F frequency bin, G band (`bands.py`), T frame, D
+width, Q codes of a token; a prime (Fp, Tp) is the token grid. Every norm is over the width at one
+position, and hidden positions are zeroed after each block, so that without attention the tokens of
+a padded recording do not depend on how much padding follows.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from openclef.tokenizer.bands import band_widths, from_bands, to_bands
 from openclef.tokenizer.norms import LatentNorm, PositionNorm, SpectrumNorm
 from openclef.tokenizer.quantisers import EmaConfig, QuantiserConfig, make_quantiser
 from openclef.tokenizer.regions import (
@@ -33,9 +35,11 @@ CLAMP_DB = 40.0
 class TokenizerConfig(BaseModel):
     """Shape of the tokenizer.
 
-    strides: (frequency, time) of each level; their products give the grid, 128 / 16 = 8 rows by
-    1,280 / 5 = 256 columns (paper.md [I, strong]). widths, n_blocks: of each level; five of
-    64-128-256-256-32 with two blocks each in the sibling paper [S], the last being the code's.
+    bands: how bins are merged before the first layer, (bins, so many at a time) from 0 Hz up; none:
+    each bin by itself (the paper's [C]). strides: (bands, frames) of each level; their products
+    give the grid, 128 / 16 = 8 rows by 1,280 / 5 = 256 columns (paper.md [I, strong]). widths,
+    n_blocks: of each level; five of 64-128-256-256-32 with two blocks each in the sibling paper
+    [S], the last being the code's.
     attention: of all visible positions at the token grid, as VQGAN has it [D]. regions: each has
     rows and columns of its own, made of its channels alone (feasibility: keeps laterality; ours).
     norm_decay: of the moving statistics of spectra and latents.
@@ -46,6 +50,7 @@ class TokenizerConfig(BaseModel):
     n_freqs: int = 128
     n_frames: int = 1280
     regions: Regions = "all"
+    bands: tuple[tuple[int, int], ...] = ()
     strides: tuple[tuple[int, int], ...] = ((2, 5), (2, 1), (2, 1), (2, 1))
     widths: tuple[int, ...] = (64, 128, 256, 256)
     n_blocks: int = Field(2, ge=1)
@@ -59,7 +64,16 @@ class TokenizerConfig(BaseModel):
             raise ValueError(f"strides {self.strides}: each must be at least 1")
         if len(self.strides) != len(self.widths):
             raise ValueError(f"{len(self.strides)} strides for {len(self.widths)} widths")
-        for size, axis in ((self.n_freqs, 0), (self.n_frames, 1)):
+        if min((min(stretch) for stretch in self.bands), default=1) < 1:
+            raise ValueError(f"bands {self.bands}: each number must be at least 1")
+        if sum(n_bins for n_bins, _ in self.frequency_scale) != self.n_freqs:
+            n_bins = sum(n_bins for n_bins, _ in self.bands)
+            raise ValueError(f"bands {self.bands} are of {n_bins} bins; give {self.n_freqs}")
+        for n_bins, width in self.frequency_scale:
+            if n_bins % width:
+                near = max(1, round(n_bins / width)) * width
+                raise ValueError(f"{n_bins} bins cannot be merged {width} at a time; {near} can")
+        for size, axis in ((self.n_bands, 0), (self.n_frames, 1)):
             step = math.prod(stride[axis] for stride in self.strides)
             if size % step:
                 raise ValueError(f"strides multiply to {step}, which does not divide {size}")
@@ -70,11 +84,27 @@ class TokenizerConfig(BaseModel):
         """(regions, frequency rows, time columns) of the tokens of one window."""
         f_step = math.prod(stride[0] for stride in self.strides)
         n_regions = len(membership(self.regions))
-        return n_regions, self.n_freqs // f_step, self.n_frames // self.frames_per_token
+        return n_regions, self.n_bands // f_step, self.n_frames // self.frames_per_token
 
     @property
     def n_tokens(self) -> int:
         return math.prod(self.grid)
+
+    @property
+    def frequency_scale(self) -> tuple[tuple[int, int], ...]:
+        """See `bands.py`."""
+        return self.bands or ((self.n_freqs, 1),)
+
+    @property
+    def n_bands(self) -> int:
+        return len(band_widths(self.frequency_scale))
+
+    @property
+    def row_edges(self) -> list[int]:
+        """Bins where the rows of the grid begin, and where the last one ends."""
+        n_rows = self.grid[1]
+        widths = np.array(band_widths(self.frequency_scale)).reshape(n_rows, -1).sum(1)
+        return [0, *np.cumsum(widths).tolist()]
 
     @property
     def frames_per_token(self) -> int:
@@ -159,7 +189,7 @@ class Vqgan(nn.Module):
         n_chans, widths, code_dim = len(CHANNELS), config.widths, config.quantiser.code_dim
         self.register_buffer("membership", membership(config.regions), persistent=False)
         n_regions = len(self.membership)
-        self.spectrum = SpectrumNorm(config.n_freqs, decay=config.norm_decay)
+        self.spectrum = SpectrumNorm(config.n_bands, decay=config.norm_decay)
         # Hidden planes are zeros; a bias a plane tells them from real zeros.
         self.missing = nn.Parameter(torch.zeros(n_chans, n_regions * widths[0]))
         n_in = (n_chans, *widths[:-1])
@@ -246,17 +276,19 @@ class Vqgan(nn.Module):
                 x = block(x, visible) * visible
             # Every channel may read every region: the midline lies in two.
             x = self.up[level](x if level else self._split_regions(x).flatten(1, 2))
-        return from_planes(self.spectrum.restore(x.float()), self.config.regions)
+        x = from_planes(self.spectrum.restore(x.float()), self.config.regions)
+        return from_bands(x, self.config.frequency_scale)
 
     def standardise(self, x_BCFT: Tensor, channel_mask: Tensor, time_mask: Tensor) -> Tensor:
-        """Planes of scaled spectrograms, each frequency standardised, 0 where hidden."""
+        """Planes `[B, 19, G, T]` of scaled spectrograms, each band standardised, 0 where hidden."""
         x, shown = self.planes(x_BCFT, channel_mask, time_mask)
         return self.spectrum.standardise(x) * shown
 
     @property
     def mean_db(self) -> Tensor:
         """Moving mean of the spectrograms trained on, `[19, F]`, dB."""
-        return from_planes(self.spectrum.mean, self.config.regions)[..., 0] * CLAMP_DB
+        mean = from_planes(self.spectrum.mean, self.config.regions) * CLAMP_DB
+        return from_bands(mean, self.config.frequency_scale)[..., 0]
 
     @torch.no_grad()
     def tokenize(
@@ -275,18 +307,18 @@ class Vqgan(nn.Module):
     def planes(
         self, x_BCFT: Tensor, channel_mask: Tensor, time_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Planes `[B, 19, F, T]` of scaled spectrograms, 0 where hidden, and where they are shown,
+        """Planes `[B, 19, G, T]` of scaled spectrograms, 0 where hidden, and where they are shown,
         `[B, 19, 1, T]`. channel_mask `[B, 19]`, time_mask `[B, T]`: True = hidden."""
         regions = self.config.regions
         x = torch.where(channel_mask[:, :, None, None] | time_mask[:, None, None, :], 0.0, x_BCFT)
         hidden = hidden_planes(channel_mask, regions)
         shown = ~(hidden[:, :, None, None] | time_mask[:, None, None, :])
-        return to_planes(x, channel_mask, regions), shown
+        return to_planes(to_bands(x, self.config.frequency_scale), channel_mask, regions), shown
 
     def enter(self, x_BCFT: Tensor, channel_mask: Tensor) -> Tensor:
         """First patches of standardised planes, each region's of its planes alone.
 
-        `[B, 19, F, T]`, channel_mask `[B, 19]` -> `[B R, D, f, t]`.
+        `[B, 19, G, T]`, channel_mask `[B, 19]` -> `[B R, D, f, t]`.
         """
         first = self.down[0]
         assert isinstance(first, nn.Conv2d)

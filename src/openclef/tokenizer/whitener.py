@@ -5,7 +5,7 @@ reads plain decibels spends itself on level and slope. Here each direction has u
 those that last longer than a token come first.
 
 Axis letters: B batch, R region, C EEG channel or plane of them (`regions.py`), F frequency, T
-frame, P direction kept, N numbers of a patch (planes of the region x frequency bins of the row); a
+frame, P direction kept, N numbers of a patch (planes of the region x bands of the row); a
 prime (Fp, Tp) is the token grid.
 """
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from openclef.errors import OpenclefError
+from openclef.tokenizer.bands import to_bands
 from openclef.tokenizer.regions import hidden_planes, membership, to_planes
 from openclef.tokenizer.vqgan import TokenizerConfig, hidden_frames, scale
 from openclef.training import checkpoint
@@ -49,7 +50,7 @@ class Whitener(nn.Module):
         super().__init__()
         self.config = config
         n_regions, n_rows, _ = config.grid
-        n_bins = config.n_freqs // n_rows
+        n_bins = config.n_bands // n_rows
         planes = membership(config.regions)
         self.members = [torch.nonzero(region).flatten().tolist() for region in planes]
         fewest = n_bins * min(len(members) for members in self.members)
@@ -95,7 +96,8 @@ class Whitener(nn.Module):
         n_columns = time_mask.shape[-1] // self.config.frames_per_token
         shown_BT = ~time_mask
         hidden = channel_mask[:, :, None, None] | time_mask[:, None, None]
-        x = to_planes(torch.where(hidden, 0.0, x_BCFT), channel_mask, self.config.regions)
+        x = to_bands(torch.where(hidden, 0.0, x_BCFT), self.config.frequency_scale)
+        x = to_planes(x, channel_mask, self.config.regions)
         x = x.unflatten(-1, (n_columns, -1)).sum(-1)  # type: ignore[no-untyped-call]
         n_frames = shown_BT.unflatten(-1, (n_columns, -1)).sum(-1)  # type: ignore[no-untyped-call]
         x = (x / n_frames.clamp(min=1)[:, None, None]).unflatten(2, (n_rows, -1))  # B C Fp f Tp
