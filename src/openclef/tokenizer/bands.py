@@ -1,8 +1,7 @@
 """Frequency bins merged into bands: narrow ones where rhythms are narrow, wide ones above.
 
 Bins of .25 Hz are finer than the tapers' 1 Hz. A row of the grid is so many bands, whatever their
-width, so merging the upper ones gives the lower ones more tokens (results/2026-11-30-tokenizer-and-encoder.md;
-ours).
+width, so merging the upper ones gives the lower ones more tokens (ours; results/).
 
 A scale is a row of stretches (bins, width): from 0 Hz up, `bins` bins are merged `width` at a time.
 Axis letters: F bin, T frame, G band.
