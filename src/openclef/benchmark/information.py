@@ -7,7 +7,7 @@ original: mean and deviation over time of every channel and frequency.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from openclef import artefact
 from openclef.artefact import Artefact
 from openclef.benchmark.rivals.handcrafted import spectrum_mean_sd
-from openclef.benchmark.statistics import weighted_auroc
+from openclef.benchmark.statistics import draw_patients, weighted_auroc
 from openclef.cohort.embeddings import TABLE, begin_embeddings, write_embeddings
 from openclef.cohort.store import Cohort
 from openclef.tokenizer.evaluate import Decoded, decode_windows
@@ -27,8 +27,6 @@ from openclef.types import FloatArray
 
 DECODED = "decoded_mean_sd"
 Floats = NDArray[np.float64]
-# Weights of so many (resample, session) pairs are held at once: 32 MB.
-_CHUNK = 4_000_000
 _LEVELS = (0.025, 0.975)
 
 
@@ -132,8 +130,11 @@ def share_above_chance(
                 ],
                 axis=1,
             )
-            for counts_RP in _draws(
-                len(numbers), n_columns=n_sessions, n_resamples=n_resamples, seed=seed
+            for counts_RP in draw_patients(
+                len(numbers),
+                n_columns=n_sessions,
+                n_resamples=n_resamples,
+                rng=np.random.default_rng(seed),
             )
         ]
     )
@@ -195,8 +196,11 @@ def bootstrap_r2(
     sums_R2M = np.concatenate(
         [
             np.tensordot(counts_RP, sums_P2M, axes=1)
-            for counts_RP in _draws(
-                n_patients, n_columns=n_patients, n_resamples=n_resamples, seed=seed
+            for counts_RP in draw_patients(
+                n_patients,
+                n_columns=n_patients,
+                n_resamples=n_resamples,
+                rng=np.random.default_rng(seed),
             )
         ]
     )
@@ -210,21 +214,6 @@ def bootstrap_r2(
 def _estimate(value: float | Floats, draws: Floats) -> Estimate:
     low, high = np.quantile(draws, _LEVELS)
     return Estimate(float(value), float(low), float(high))
-
-
-def _draws(n_patients: int, *, n_columns: int, n_resamples: int, seed: int) -> Iterator[Floats]:
-    """How often each patient is drawn, `[r, n_patients]`, some resamples at a time.
-
-    First everybody once, then `n_resamples` draws. n_columns: numbers that a resample becomes.
-    """
-    rng = np.random.default_rng(seed)
-    yield np.ones((1, n_patients))
-    n_rows = max(1, _CHUNK // max(n_columns, n_patients))
-    for start in range(0, n_resamples, n_rows):
-        counts_RP = np.empty((min(n_rows, n_resamples - start), n_patients))
-        for row in counts_RP:
-            row[:] = np.bincount(rng.integers(n_patients, size=n_patients), minlength=n_patients)
-        yield counts_RP
 
 
 def _areas(

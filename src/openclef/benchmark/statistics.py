@@ -7,6 +7,7 @@ no significance test (paper.md, The result to beat [P]); this closes that.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +52,22 @@ def weighted_auroc(labels: NDArray[np.int8], *, scores: Floats, weights_RN: Floa
 def auroc(labels: NDArray[np.int8], *, scores: Floats) -> float:
     """Area under the ROC curve of `scores` `[N]` for `labels` `[N]`; NaN for a single class."""
     return float(weighted_auroc(labels, scores=scores, weights_RN=np.ones((1, len(labels))))[0])
+
+
+def draw_patients(
+    n_patients: int, *, n_columns: int, n_resamples: int, rng: np.random.Generator
+) -> Iterator[Floats]:
+    """How often each patient is drawn, `[r, n_patients]`, some resamples at a time.
+
+    First everybody once, then `n_resamples` draws. n_columns: numbers that a resample becomes.
+    """
+    yield np.ones((1, n_patients))
+    n_rows = max(1, _CHUNK // max(n_columns, n_patients))
+    for start in range(0, n_resamples, n_rows):
+        counts_RP = np.empty((min(n_rows, n_resamples - start), n_patients))
+        for row in counts_RP:
+            row[:] = np.bincount(rng.integers(n_patients, size=n_patients), minlength=n_patients)
+        yield counts_RP
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ Axis letters: N sessions, K tasks, G categories, R resamples, the first being ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -31,7 +31,7 @@ from openclef.benchmark.probe import Floats, Labels, fit_projection, split_score
 from openclef.benchmark.protocol import make_plan, match_tasks
 from openclef.benchmark.rivals.handcrafted import embed_handcrafted
 from openclef.benchmark.runner import BenchmarkConfig
-from openclef.benchmark.statistics import AurocBootstrap, weighted_auroc
+from openclef.benchmark.statistics import AurocBootstrap, draw_patients, weighted_auroc
 from openclef.benchmark.tasks import EXCLUDED, load_tasks
 from openclef.cohort.embeddings import TABLE, begin_embeddings, write_embeddings
 from openclef.cohort.store import Cohort
@@ -50,8 +50,6 @@ SPECTRUM = "spectrum_mean_sd"
 HANDCRAFTED = ("demographics", "band_power", SPECTRUM)
 BESIDE = "+spectrum"
 POOLINGS: dict[str, Pooling] = {name: name for name in get_args(Pooling)}
-# Weights of so many (resample, patient) pairs are held at once: 32 MB.
-_CHUNK = 4_000_000
 Kind = Literal["reference", "untrained", "trained", "untrained+spectrum", "trained+spectrum"]
 Readout = tuple[Pooling, int]  # pooling and layer
 Columns = dict[str, Any]
@@ -237,21 +235,12 @@ class Probing:
                 ],
                 axis=1,
             )
-            for counts_RP in self._draws(int(patient.max()) + 1, n_columns=len(patient))
+            for counts_RP in draw_patients(
+                int(patient.max()) + 1, n_columns=len(patient),
+                n_resamples=self.config.n_resamples, rng=np.random.default_rng(self.config.seed),
+            )
         ]  # fmt: skip
         return np.concatenate(areas)
-
-    def _draws(self, n_patients: int, *, n_columns: int) -> Iterator[Floats]:
-        """How often each patient is drawn, `[r, patients]`; everybody once, then resamples."""
-        rng = np.random.default_rng([self.config.seed, n_patients])
-        yield np.ones((1, n_patients))
-        n_rows = max(1, _CHUNK // n_columns)
-        for start in range(0, self.config.n_resamples, n_rows):
-            counts_RP = np.empty((min(n_rows, self.config.n_resamples - start), n_patients))
-            for row in counts_RP:
-                drawn = rng.integers(n_patients, size=n_patients)
-                row[:] = np.bincount(drawn, minlength=n_patients)
-            yield counts_RP
 
 
 def embed_beside(
