@@ -2,7 +2,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from openclef.benchmark import information
+from openclef.benchmark import statistics
 from openclef.benchmark.information import bootstrap_r2, share_above_chance
 from openclef.benchmark.statistics import auroc
 
@@ -79,7 +79,7 @@ def test_resamples_are_the_same_in_chunks_and_whoever_else_is_a_patient(monkeypa
     }
     settings = {"model": "decoded", "reference": "original", "tasks": ["a", "b"]}
     assert share_above_chance(table, others, **settings, n_resamples=300) == whole
-    monkeypatch.setattr(information, "_CHUNK", 7 * 400)
+    monkeypatch.setattr(statistics, "_CHUNK", 7 * 400)
     assert share(table) == whole
 
 
@@ -141,7 +141,7 @@ def test_differences_of_r2_are_paired():
 def test_r2_is_the_same_in_chunks(monkeypatch):
     errors, variances, patients = r2_sums(np.random.default_rng(4))
     whole = bootstrap_r2(errors, variances_MN=variances, patients=patients, n_resamples=100)
-    monkeypatch.setattr(information, "_CHUNK", 7 * 60)
+    monkeypatch.setattr(statistics, "_CHUNK", 7 * 60)
     parts = bootstrap_r2(errors, variances_MN=variances, patients=patients, n_resamples=100)
     np.testing.assert_allclose(parts.resampled, whole.resampled)
 
