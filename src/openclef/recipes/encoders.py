@@ -111,7 +111,8 @@ ABLATIONS: dict[str, Callable[[], EncoderStage]] = {
     "patches-only-75": _both(
         {"inputs": "patches"},
         {
-            "code_weight": 0.0, "patch_weight": 1.0,
+            "code_weight": 0.0,
+            "patch_weight": 1.0,
             "masking": MaskingConfig(mean=0.8, std=0.1, low=0.75, high=0.95, drop_ratio=0.75),
         },
     ),
