@@ -33,7 +33,7 @@ def embed(
     pooling: Annotated[
         str | None,
         typer.Option(
-            help="With --tokens: mean, rows, class or attention. Default: attention with --pool, "
+            help="With --tokens: mean, rows, moments, class or attention. Default: attention with --pool, "
             "else mean."
         ),
     ] = None,

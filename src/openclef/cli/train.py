@@ -141,7 +141,7 @@ def pool(
     ] = "tokens",
     pooling: Annotated[
         str | None,
-        typer.Option(help="Of --over windows: mean (default), rows, class or attention."),
+        typer.Option(help="Of --over windows: mean (default), rows, moments, class or attention."),
     ] = None,
     layer: Annotated[int, typer.Option(min=-1, help="Of the encoder; -1: the last, normed.")] = -1,
     pool_folder: Annotated[
