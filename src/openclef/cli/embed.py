@@ -33,8 +33,8 @@ def embed(
     pooling: Annotated[
         str | None,
         typer.Option(
-            help="With --tokens: mean, rows, moments, class or attention. Default: attention with --pool, "
-            "else mean."
+            help="With --tokens: mean, rows, moments, class or attention. Default: attention with "
+            "--pool, else mean."
         ),
     ] = None,
     layer: Annotated[
