@@ -22,13 +22,13 @@ from openclef.encoder.load import load_encoder
 from openclef.encoder.objective import EncoderLossConfig
 from openclef.errors import OpenclefError
 from openclef.recipes import encoder_ablation as recipe
-from openclef.recipes import encoders
+from openclef.recipes import encoders, probing
 from openclef.recipes.encoder_ablation import (
     HANDCRAFTED,
-    Probing,
     ablate_encoders,
     embed_beside,
 )
+from openclef.recipes.probing import Probing
 from openclef.recipes.recipe import changed
 from openclef.tokenizer.features import WHITENER, FeatureTable
 from openclef.tokenizer.token_table import TokenTable, fixed_lists
@@ -264,8 +264,8 @@ def test_nobody_is_scored_on_tuning_by_what_was_chosen_on_them(data, monkeypatch
         asked.append(splits)
         return real(vectors, splits=splits, **more)
 
-    real = recipe.split_scores
-    monkeypatch.setattr(recipe, "split_scores", look)
+    real = probing.split_scores
+    monkeypatch.setattr(probing, "split_scores", look)
     Probing(data.cohort, data.root / "looked", CONFIG).of(data.references[-1])
     truth = data.cohort.sessions["split"].to_numpy()
     held_out, *halves = asked

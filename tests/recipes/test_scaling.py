@@ -18,8 +18,8 @@ from openclef.encoder.train import EncoderStage, train_encoder, train_windows
 from openclef.encoder.transformer import MaskedTransformer
 from openclef.errors import ArtefactError, OpenclefError
 from openclef.recipes import encoders
-from openclef.recipes.encoder_ablation import Probing
 from openclef.recipes.encoders import WIDTHS, for_tokens, get_encoder
+from openclef.recipes.probing import Probing
 from openclef.recipes.recipe import changed
 from openclef.recipes.scaling import draw, fit_power_law, scaling_study
 

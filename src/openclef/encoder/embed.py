@@ -320,7 +320,7 @@ def in_parts(
                     batches.append(vectors)
                     bar.advance(task, len(vectors))
                 with storage_of(folder), atomic(path) as temporary, temporary.open("wb") as file:
-                    np.save(file, np.concatenate(batches))
+                    np.save(file, np.concatenate(batches), allow_pickle=False)
             bar.update(task, completed=last)
             paths.append(path)
     return np.concatenate([np.load(path, mmap_mode="r") for path in paths])

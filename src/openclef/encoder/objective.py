@@ -93,6 +93,7 @@ class MaskedReconstruction(nn.Module):
         if self.loss_config.code_weight > 0:
             weights += width**2 + width * config.n_codes
         out = 2 * masking.mean_ratio * length * weights
+        # A table that is also read is detached: no gradient of its weights is worked out.
         reads_the_table = self.loss_config.code_weight > 0 and config.reads_codes
         detached = 2 * masking.mean_ratio * length * width * config.n_codes * reads_the_table
         return 3 * (layers + 2 * n_kept * width**2 + out) - detached

@@ -35,9 +35,10 @@ from openclef.encoder.embed import Pooling, embed_tokens
 from openclef.encoder.objective import MaskedReconstruction
 from openclef.encoder.train import EncoderStage, train_encoder, train_windows
 from openclef.errors import OpenclefError
-from openclef.recipes.encoder_ablation import Probing, auroc_columns, held_out_cross_entropy
+from openclef.recipes.encoder_ablation import held_out_cross_entropy
 from openclef.recipes.encoders import WIDTHS, for_tokens, get_encoder
 from openclef.recipes.figures import png
+from openclef.recipes.probing import Probing, auroc_columns
 from openclef.recipes.recipe import changed
 from openclef.tokenizer.token_table import TokenTable
 

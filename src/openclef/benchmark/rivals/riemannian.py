@@ -248,7 +248,7 @@ def measure_session(job: CovarianceJob) -> None:
         else:
             path = covariance_path(job.folder, job.session_id)
             with atomic(path) as temporary, temporary.open("wb") as handle:
-                np.save(handle, covariance_WBCC)
+                np.save(handle, covariance_WBCC, allow_pickle=False)
 
 
 def _measure(job: CovarianceJob) -> Floats:
