@@ -81,3 +81,21 @@ def test_subsample_keeps_at_most_n_visible_tokens():
     kept, kept_hidden = subsample(hidden, 100, rng())
     assert (~kept_hidden).sum(1).tolist() == [100, 8]
     assert len(kept[0].unique()) == 100
+
+
+@pytest.mark.parametrize("drop_ratio", [0.0, 0.5])
+def test_a_share_of_the_masked_tokens_is_predicted_whether_dropped_or_not(drop_ratio):
+    hidden = hidden_tail(48)
+    config = MaskingConfig(low=0.8, high=0.8, drop_ratio=drop_ratio)
+    whole = draw_masking(hidden, config, rng())
+    part = draw_masking(hidden, config.model_copy(update={"target_share": 0.25}), rng())
+    assert torch.equal(whole.targets, whole.masked)
+    assert torch.equal(part.masked, whole.masked)
+    assert torch.equal(part.kept, whole.kept)
+    assert not (part.targets & ~part.masked).any()
+    assert part.targets.sum(1).tolist() == [400, 400]
+    # Of those that enter the encoder as masked ones, as large a share as of the dropped ones.
+    entered = torch.zeros_like(hidden).scatter(1, part.kept, ~part.kept_hidden) & part.masked
+    if drop_ratio:
+        share = float((part.targets & entered).sum() / entered.sum())
+        assert share == pytest.approx(0.25, abs=0.05)

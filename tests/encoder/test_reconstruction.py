@@ -9,6 +9,7 @@ from openclef.artefact import Artefact
 from openclef.encoder.masking import MaskingConfig, draw_masking
 from openclef.encoder.objective import EncoderLossConfig, MaskedReconstruction
 from openclef.encoder.transformer import EncoderConfig
+from openclef.errors import OpenclefError
 from openclef.recipes.recipe import changed
 from openclef.training import checkpoint
 
@@ -122,12 +123,12 @@ def test_training_learns_a_row_pattern():
     assert float(result["cross_entropy"].detach()) < 0.5
 
 
-@pytest.mark.parametrize("drop_ratio", [0.5, 0.0])
-def test_flops_are_those_that_torch_counts(drop_ratio):
+@pytest.mark.parametrize(("drop_ratio", "target_share"), [(0.5, 1.0), (0.0, 1.0), (0.5, 0.25)])
+def test_flops_are_those_that_torch_counts(drop_ratio, target_share):
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    masking = MaskingConfig(low=0.75, high=0.75, drop_ratio=drop_ratio)
+    masking = MaskingConfig(low=0.75, high=0.75, drop_ratio=drop_ratio, target_share=target_share)
     loss = EncoderLossConfig(masking=masking, patch_weight=1.0)
     torch.manual_seed(0)
     objective = MaskedReconstruction(
@@ -193,3 +194,47 @@ def test_compiled_blocks_give_the_losses_and_gradients_of_before():
         torch.testing.assert_close(*losses)
     for mine, other in zip(ours.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, other.grad)
+
+
+QUARTER = MaskingConfig(low=0.8, high=0.8, target_share=0.25)
+
+
+def test_masked_tokens_that_are_no_targets_are_neither_read_nor_predicted():
+    objective, batch = made(EncoderLossConfig(masking=QUARTER, patch_weight=1.0)), batch_of()
+    masking = draw_masking(batch["hidden"], QUARTER, rng(3))
+    expected = objective.losses(batch, rng(3))
+    for place, is_the_same in ((masking.masked & ~masking.targets, True), (masking.targets, False)):
+        changed_there = {
+            **batch,
+            "ids": torch.where(place, (batch["ids"] + 1) % 16, batch["ids"]),
+            "patches": batch["patches"].masked_fill(place[..., None], 9.0),
+        }
+        terms = objective.losses(changed_there, rng(3))
+        for name in ("cross_entropy", "patches"):
+            assert torch.equal(terms[name], expected[name]) == is_the_same, name
+
+
+def test_the_decoder_is_given_visible_tokens_and_targets_alone():
+    objective, batch = made(EncoderLossConfig(masking=QUARTER)), batch_of()
+    lengths = []
+    for block in objective.model.decoder:
+        block.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
+    objective.losses(batch, rng())
+    # 26 visible: 21 are masked and 6 of them targets; the class token comes first.
+    assert set(lengths) == {1 + 5 + 6}
+
+
+def test_only_the_first_directions_of_a_patch_are_predicted():
+    loss = EncoderLossConfig(code_weight=0, patch_weight=1, n_directions=3)
+    objective, batch = made(loss), batch_of()
+    expected = objective.losses(batch, rng())["loss"]
+    beyond = batch["patches"].clone()
+    beyond[..., 3:] = 9.0
+    assert torch.equal(objective.losses({**batch, "patches": beyond}, rng())["loss"], expected)
+    beyond[..., 2] = 9.0
+    assert not torch.equal(objective.losses({**batch, "patches": beyond}, rng())["loss"], expected)
+
+
+def test_more_directions_than_a_patch_has_are_refused():
+    with pytest.raises(OpenclefError, match="give n_directions 4 at most"):
+        made(EncoderLossConfig(patch_weight=1, n_directions=5))

@@ -7,7 +7,7 @@ all processes, of which each takes its part: several mask as one would.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import torch
@@ -24,6 +24,9 @@ class MaskingConfig(BaseModel):
 
     drop_ratio of the visible tokens never enter the encoder, all of them masked ones: if a drawn
     ratio is less, so many are dropped. 0: nothing is dropped, masked tokens enter as such.
+
+    target_share: of the masked tokens, those that are predicted; the others do not enter the
+    decoder either. A step costs less by that much of the decoder and of the output (ours).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,6 +36,7 @@ class MaskingConfig(BaseModel):
     low: float = Field(0.5, gt=0, le=1)
     high: float = Field(1.0, gt=0, le=1)
     drop_ratio: float = Field(0.5, ge=0, lt=1)
+    target_share: float = Field(1.0, gt=0, le=1)
 
     @model_validator(mode="after")
     def _can_be_drawn(self) -> MaskingConfig:
@@ -62,11 +66,13 @@ class MaskingConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Masking:
-    """masked `[B, L]`: to be predicted. kept `[B, K]`: positions that enter the encoder, visible
-    ones first. kept_hidden `[B, K]`: True where a row has fewer than K to keep.
+    """masked `[B, L]`: not shown. targets `[B, L]`: those of them that are predicted. kept
+    `[B, K]`: positions that enter the encoder, visible ones first. kept_hidden `[B, K]`: True where
+    a row has fewer than K to keep.
     """
 
     masked: Tensor
+    targets: Tensor
     kept: Tensor
     kept_hidden: Tensor
 
@@ -83,19 +89,24 @@ def draw_ratio(config: MaskingConfig, rng: torch.Generator) -> float:
 def draw_masking(hidden: Tensor, config: MaskingConfig, rng: torch.Generator) -> Masking:
     """Choose masked and dropped tokens of each row; `hidden` `[B, L]` is True where not visible."""
     ratio = draw_ratio(config, rng)
-    return mask_first(hidden, _noise(hidden, rng), ratio=ratio, drop_ratio=config.drop_ratio)
+    masking = mask_first(hidden, _noise(hidden, rng), ratio=ratio, drop_ratio=config.drop_ratio)
+    if config.target_share == 1:
+        return masking
+    # By an order of their own: the first ones of the other are never in the encoder.
+    rank = _rank(~masking.masked, _noise(hidden, rng))
+    n_targets = torch.ceil(config.target_share * masking.masked.sum(1, keepdim=True))
+    return replace(masking, targets=masking.masked & (rank < n_targets))
 
 
 def mask_first(hidden: Tensor, noise: Tensor, *, ratio: float, drop_ratio: float) -> Masking:
     """Mask the share `ratio` of each row's visible tokens, those of the lowest `noise`, and drop
-    the lowest `drop_ratio` of them; hidden, noise `[B, L]`.
+    the lowest `drop_ratio` of them; all that are masked are targets. hidden, noise `[B, L]`.
     """
     n_visible = (~hidden).sum(1, keepdim=True)
-    # Rank of each visible token in a random order of its row; hidden ones come first.
-    rank = noise.masked_fill(hidden, -1.0).argsort(1).argsort(1) - hidden.sum(1, keepdim=True)
+    rank = _rank(hidden, noise)
     masked = ~hidden & (rank < torch.ceil(ratio * n_visible))
     dropped = hidden | (rank < torch.floor(min(drop_ratio, ratio) * n_visible))
-    return Masking(masked, *keep(dropped))
+    return Masking(masked, masked, *keep(dropped))
 
 
 def keep(dropped: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,6 +123,11 @@ def subsample(hidden: Tensor, n_keep: int, rng: torch.Generator) -> tuple[Tensor
     noise = _noise(hidden, rng).masked_fill(hidden, 2.0)
     dropped = hidden | (noise.argsort(1).argsort(1) >= n_keep)
     return keep(dropped)
+
+
+def _rank(excluded: Tensor, noise: Tensor) -> Tensor:
+    """Rank of each token in a random order of its row's; below 0 of those excluded, `[B, L]`."""
+    return noise.masked_fill(excluded, -1.0).argsort(1).argsort(1) - excluded.sum(1, keepdim=True)
 
 
 def _noise(hidden: Tensor, rng: torch.Generator) -> Tensor:

@@ -1,6 +1,6 @@
 """Masked reconstruction: what masked tokens are, from those that are shown.
 
-Every term is a mean over the masked tokens of all processes: local sums are divided by the count
+Every term is a mean over the targets of all processes: local sums are divided by the count
 over all of them and multiplied by their number, because gradients are averaged.
 """
 
@@ -15,15 +15,18 @@ from torch import Tensor, nn
 
 from openclef.encoder.masking import MaskingConfig, draw_masking
 from openclef.encoder.transformer import EncoderConfig, MaskedTransformer, init_weights
+from openclef.errors import OpenclefError
 from openclef.training.distributed import all_sum, world_size
 
 
 class EncoderLossConfig(BaseModel):
-    """Masking, label smoothing (.1 [D]), and the weights of what is predicted of a masked token.
+    """Masking, label smoothing (.1 [D]), and the weights of what is predicted of a target.
 
     code_weight: cross-entropy of its code (paper.md, Encoder). latent_weight, patch_weight: smooth
     l1 error of its latent before quantisation and of its whitened patch (ours; feasibility: patches
-    by signal-to-noise were the only targets with which training beat no training).
+    by signal-to-noise were the only targets with which training beat no training). n_directions:
+    how many of a whitened patch's numbers are predicted, the first having most signal; all of them
+    if None.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,6 +36,7 @@ class EncoderLossConfig(BaseModel):
     code_weight: float = Field(1.0, ge=0)
     latent_weight: float = Field(0.0, ge=0)
     patch_weight: float = Field(0.0, ge=0)
+    n_directions: int | None = Field(None, gt=0)
 
     @model_validator(mode="after")
     def _has_a_target(self) -> EncoderLossConfig:
@@ -57,7 +61,13 @@ class MaskedReconstruction(nn.Module):
         super().__init__()
         self.model = MaskedTransformer(config)
         self.loss_config = loss
-        dims = {"latents": config.latent_dim, "patches": config.patch_dim}
+        n_directions = loss.n_directions or config.patch_dim
+        if n_directions > config.patch_dim:
+            raise OpenclefError(
+                f"{n_directions} directions of patches of {config.patch_dim} numbers are to be "
+                f"predicted; give n_directions {config.patch_dim} at most"
+            )
+        dims = {"latents": config.latent_dim, "patches": n_directions}
         self.heads = nn.ModuleDict(
             {name: nn.Linear(config.width, dims[name]) for name in loss.regressions}
         )
@@ -81,21 +91,23 @@ class MaskedReconstruction(nn.Module):
         config, masking = self.model.config, self.loss_config.masking
         width, length = config.width, config.n_tokens
         n_kept = length * (1 - min(masking.drop_ratio, masking.mean_ratio)) + 1
+        n_targets = length * masking.mean_ratio * masking.target_share
+        n_decoded = length * (1 - masking.mean_ratio) + n_targets + 1
         # A layer: 12 D^2 weights, two operations each a token, and two products of attention.
         layers = sum(
             n_layers * (24 * n * width**2 + 4 * n**2 * width)
             for n_layers, n in (
                 (config.n_encoder_layers, n_kept),
-                (config.n_decoder_layers, length + 1),
+                (config.n_decoder_layers, n_decoded),
             )
         )
         weights = sum(p.numel() for p in self.heads.parameters())
         if self.loss_config.code_weight > 0:
             weights += width**2 + width * config.n_codes
-        out = 2 * masking.mean_ratio * length * weights
+        out = 2 * n_targets * weights
         # A table that is also read is detached: no gradient of its weights is worked out.
         reads_the_table = self.loss_config.code_weight > 0 and config.reads_codes
-        detached = 2 * masking.mean_ratio * length * width * config.n_codes * reads_the_table
+        detached = 2 * n_targets * width * config.n_codes * reads_the_table
         return 3 * (layers + 2 * n_kept * width**2 + out) - detached
 
     def shard_units(self) -> Sequence[nn.Module]:
@@ -112,21 +124,20 @@ class MaskedReconstruction(nn.Module):
         masking = draw_masking(batch["hidden"], config.masking, rng)
         encoded = model.encode(batch, masking.kept, masking.kept_hidden, masked_BL=masking.masked)
         decoded = model.decode(encoded, masking, batch["hidden"])
-        share = world_size() / all_sum(masking.masked.sum().float()).clamp(min=1)
+        share = world_size() / all_sum(masking.targets.sum().float()).clamp(min=1)
         terms: dict[str, Tensor] = {}
         loss = decoded.new_zeros((), dtype=torch.float32)
         if config.code_weight > 0:
             logits = model.logits(decoded).float()
             smooth, plain, hit = _code_terms(
-                logits, batch["ids"][masking.masked], config.label_smoothing
+                logits, batch["ids"][masking.targets], config.label_smoothing
             )
             loss = loss + config.code_weight * smooth * share
             terms = {"cross_entropy": plain * share, "accuracy": hit * share}
         for name, weight in config.regressions.items():
-            error = F.smooth_l1_loss(
-                self.heads[name](decoded).float(), batch[name][masking.masked].float(),
-                reduction="none",
-            )  # fmt: skip
+            predicted = self.heads[name](decoded).float()
+            truth = batch[name][masking.targets][:, : predicted.shape[1]].float()
+            error = F.smooth_l1_loss(predicted, truth, reduction="none")
             terms[name] = error.mean(-1).sum() * share
             loss = loss + weight * terms[name]
         return {"loss": loss, **terms}

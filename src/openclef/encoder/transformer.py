@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from openclef.encoder.masking import Masking
+from openclef.encoder.masking import Masking, keep
 from openclef.types import CHANNELS
 
 Inputs = Literal["codes", "codes+latents", "codes+patches", "patches"]
@@ -208,10 +208,11 @@ class MaskedTransformer(nn.Module):
         return encoded
 
     def decode(self, encoded: Tensor, masking: Masking, hidden_BL: Tensor) -> Tensor:
-        """Decoder output at the masked positions only: `[n_masked, D]`, in row-major order.
+        """Decoder output at the targets only: `[n_targets, D]`, in row-major order.
 
         Dropped and masked positions are filled with the class token's output rather than a
-        learned mask token, which forces a global summary (paper.md, Encoder); see `fill`.
+        learned mask token, which forces a global summary (paper.md, Encoder); see `fill`. Hidden
+        ones, and masked ones that are no targets, do not enter.
         """
         h = self.to_decoder(encoded)
         summary, seen = h[:, :1], h[:, 1:]
@@ -221,11 +222,14 @@ class MaskedTransformer(nn.Module):
         row = torch.arange(len(x), device=x.device)[:, None].expand_as(masking.kept)
         x = x.index_put((row[show], masking.kept[show]), seen[show])
         x = x + self.decoder_positions()
+        entering, padding = keep(hidden_BL | (masking.masked & ~masking.targets))
+        x = x.gather(1, entering[..., None].expand(-1, -1, x.shape[-1]))
         x = torch.cat([summary, x], 1)
-        attend = _attend(hidden_BL)
+        attend = _attend(padding)
         for block in self.decoder:
             x = self._run(block, x, attend)
-        decoded: Tensor = self.decoder_norm(x[:, 1:][masking.masked])
+        is_target = masking.targets.gather(1, entering) & ~padding
+        decoded: Tensor = self.decoder_norm(x[:, 1:][is_target])
         return decoded
 
     def logits(self, decoded: Tensor) -> Tensor:
@@ -237,7 +241,7 @@ class MaskedTransformer(nn.Module):
         return scores
 
     def forward(self, batch: Mapping[str, Tensor], masking: Masking) -> Tensor:
-        """Scores over the codes at the masked positions, `[n_masked, V]`."""
+        """Scores over the codes at the targets, `[n_targets, V]`."""
         encoded = self.encode(batch, masking.kept, masking.kept_hidden, masked_BL=masking.masked)
         return self.logits(self.decode(encoded, masking, batch["hidden"]))
 
