@@ -129,13 +129,23 @@ def ingest_session(job: SessionJob) -> None:
     Raises StorageError if the result cannot be written, SourceError if it is the machine or the
     mount that fails, not the recording: then no part is left.
     """
+    with failing_alone(job):
+        with (
+            atomic(power_path(job.folder, job.session_id)) as temporary,
+            temporary.open("wb") as power,
+        ):
+            part = _read(job, power)
+        write_json(part_path(job.folder, job.session_id), part)
+
+
+@contextmanager
+def failing_alone(job: SessionJob) -> Iterator[None]:
+    """What is wrong with the recording that is read inside leaves a part that says so, and is not
+    raised; errors of the machine are (`ingest_session`).
+    """
     with storage_of(job.folder):
         try:
-            with (
-                atomic(power_path(job.folder, job.session_id)) as temporary,
-                temporary.open("wb") as power,
-            ):
-                part = _read(job, power)
+            yield
         except SourceError:
             raise
         except OpenclefError as error:
@@ -145,8 +155,19 @@ def ingest_session(job: SessionJob) -> None:
                     "on from here"
                 ) from error
             finish_failed(job, error)
-        else:
-            write_json(part_path(job.folder, job.session_id), part)
+
+
+def open_unchanged(job: SessionJob) -> RecordingFile:
+    """Open the recording as it was when it was indexed, with what its sidecar tells of channels."""
+    with reading(job.path):
+        check_unchanged(job)
+        sidecar = read_channels_tsv(job.path)
+        return open_recording(
+            job.path,
+            unit=job.unit,
+            units_beside=sidecar.units if sidecar else {},
+            bad=sidecar.bad if sidecar else (),
+        )
 
 
 def finish_failed(job: SessionJob, error: OpenclefError) -> None:
@@ -166,15 +187,7 @@ def recording_duration_s(job: SessionJob) -> float | None:
 
 
 def _read(job: SessionJob, power: BinaryIO) -> dict[str, Any]:
-    with reading(job.path):
-        check_unchanged(job)
-        sidecar = read_channels_tsv(job.path)
-        file = open_recording(
-            job.path,
-            unit=job.unit,
-            units_beside=sidecar.units if sidecar else {},
-            bad=sidecar.bad if sidecar else (),
-        )
+    file = open_unchanged(job)
     windows, measures = [], []
     notes = {k: v for k, v in file.provenance.items() if k not in ("format", "reference")}
     line_hz = job.line_hz

@@ -44,18 +44,16 @@ from openclef.cohort.ingest import INDEX
 from openclef.cohort.layouts import Source
 from openclef.cohort.session import (
     SessionJob,
-    SourceError,
-    check_unchanged,
+    failing_alone,
     finish_failed,
+    open_unchanged,
     part_path,
     read_part,
     reading,
-    storage_of,
 )
-from openclef.cohort.sidecars import read_channels_tsv
 from openclef.cohort.store import Cohort
 from openclef.errors import OpenclefError, RecordingError
-from openclef.signal import open_recording, preprocess
+from openclef.signal import preprocess
 from openclef.types import CHANNELS, SFREQ_HZ, WINDOW_S, BoolArray, FloatArray
 
 Floats = NDArray[np.float64]
@@ -233,34 +231,15 @@ def measure_session(job: CovarianceJob) -> None:
     Raises StorageError if they cannot be written, SourceError if it is the machine or the mount
     that fails, not the recording: then no part is left.
     """
-    with storage_of(job.folder):
-        try:
-            covariance_WBCC = _measure(job)
-        except SourceError:
-            raise
-        except OpenclefError as error:
-            if not job.root.is_dir():
-                raise SourceError(
-                    f"{job.root}: no such folder any more; once it is back, the same command goes "
-                    "on from here"
-                ) from error
-            finish_failed(job, error)
-        else:
-            path = covariance_path(job.folder, job.session_id)
-            with atomic(path) as temporary, temporary.open("wb") as handle:
-                np.save(handle, covariance_WBCC, allow_pickle=False)
+    with failing_alone(job):
+        covariance_WBCC = _measure(job)
+        path = covariance_path(job.folder, job.session_id)
+        with atomic(path) as temporary, temporary.open("wb") as handle:
+            np.save(handle, covariance_WBCC, allow_pickle=False)
 
 
 def _measure(job: CovarianceJob) -> Floats:
-    with reading(job.path):
-        check_unchanged(job)
-        sidecar = read_channels_tsv(job.path)
-        file = open_recording(
-            job.path,
-            unit=job.unit,
-            units_beside=sidecar.units if sidecar else {},
-            bad=sidecar.bad if sidecar else (),
-        )
+    file = open_unchanged(job)
     n_chans = len(CHANNELS)
     covariance_WBCC = np.full(
         (len(job.starts_s), len(BANDS_HZ), n_chans, n_chans), np.nan, np.float64
