@@ -271,20 +271,25 @@ def _sums(window: Decoded, mean_db: Tensor) -> dict[str, Tensor]:
     spread = torch.where(shown > 0, x - mean_db, 0.0)
     error_parts, spread_parts = split_channels(error, shown_C), split_channels(spread, shown_C)
 
-    def total(values: Tensor) -> Tensor:
-        return (values * shown).sum((0, 3))
-
+    # All is zero where hidden, so no sum over frames needs a mask.
     sums = {
-        "n": total(torch.ones_like(x)),
-        "absolute_db": total(error.abs()),
-        "squared_db": total(error.square()),
+        "n": shown.sum((0, 3)).expand(x.shape[1:3]),
+        "absolute_db": torch.linalg.vector_norm(error, ord=1, dim=(0, 3)),
+        "squared_db": _squares(error),
     }
     for name in ("mean", "residual"):
         of_error, of_spread = getattr(error_parts, name), getattr(spread_parts, name)
-        sums[f"{name}_error"] = total(of_error.square())
-        sums[f"{name}_variance"] = total(of_spread.square())
-        sums[f"{name}_decoded"] = total((of_spread + of_error).square())
+        sums[f"{name}_error"] = _squares(of_error)
+        sums[f"{name}_variance"] = _squares(of_spread)
+        sums[f"{name}_decoded"] = _squares(of_spread + of_error)
+    for name in ("mean_error", "mean_variance", "mean_decoded"):  # the same in every channel
+        sums[name] = sums[name] * shown_C[0, :, :, 0]
     return sums
+
+
+def _squares(x_BCFT: Tensor) -> Tensor:
+    """Sums over windows and frames, `[C, F]`."""
+    return torch.linalg.vector_norm(x_BCFT, dim=(0, 3)).square()
 
 
 def _correlation(error: Floats, variance: Floats, decoded: Floats) -> float:
