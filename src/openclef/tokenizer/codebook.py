@@ -55,8 +55,9 @@ class Codebook(nn.Module):
         squares = torch.zeros_like(self.usage) if self.spherical else self.codes.square().sum(-1)
         n_rows = max(1, MAX_SCORES // len(self.codes))
         with torch.autocast(z.device.type, enabled=False):
+            # On CPUs `max` finds an index in a third of the time that `argmax` takes.
             ids = [
-                torch.addmm(-squares / 2, part, self.codes.T).argmax(-1)
+                torch.addmm(-squares / 2, part, self.codes.T).max(-1).indices
                 for part in torch.split(z.float().reshape(-1, z.shape[-1]), n_rows)
             ]
         return torch.cat(ids).view(z.shape[:-1])
