@@ -122,10 +122,17 @@ ABLATIONS: dict[str, Callable[[], EncoderStage]] = {
             "masking": changed(_SPARSE, target_share=0.25),
         },
     ),
+    "leading-codes": _both(
+        {"inputs": "codes+patches"},
+        {"patch_weight": 1.0, "n_directions": 12, "masking": MaskingConfig(target_share=0.25)},
+    ),
 }
 # Of equal depth, heads of 32: with 8,192 codes .4, .8, 1.4, 2.2 and 4.0 M parameters.
 WIDTHS: dict[str, Callable[[], EncoderStage]] = {
-    f"demo-w{width}": _model(width=width, n_heads=width // 32) for width in (32, 64, 96, 128, 192)
+    f"demo-w{width}": _both(
+        {"width": width, "n_heads": width // 32}, {"masking": MaskingConfig(target_share=0.25)}
+    )
+    for width in (32, 64, 96, 128, 192)
 }
 ENCODERS: dict[str, Callable[[], EncoderStage]] = {
     "tiny": lambda: tiny.recipe().encoder,
