@@ -66,7 +66,7 @@ from openclef.signal.spectrogram import HIDDEN_DB
 from openclef.simulate import expected_recordings
 from openclef.tokenizer.evaluate import Decoded, Fidelity, decode_windows, measure, train_mean_db
 from openclef.tokenizer.train import load_tokenizer, train_tokenizer
-from openclef.tokenizer.vqgan import CLAMP_DB, Vqgan
+from openclef.tokenizer.vqgan import CLAMP_DB
 from openclef.types import SFREQ_HZ, SPLITS, WINDOW_S, FloatArray, Recording
 
 REFERENCE = "spectrum_mean_sd"
@@ -261,13 +261,13 @@ def write_array(out: Path, sessions: pl.DataFrame) -> None:
 
 
 def evaluate(
-    name: str, cohort: Cohort, reference: Cohort, folder: Path, *, expects: Vqgan,
-    in_db: Cohort, to_db: Callable[[FloatArray], FloatArray],
+    name: str, cohort: Cohort, reference: Cohort, folder: Path, *, in_db: Cohort,
+    to_db: Callable[[FloatArray], FloatArray],
 ) -> dict[str, Any]:  # fmt: skip
     """Write the embedding of what is decoded, for the probe, and what is kept of held-out windows.
 
-    in_db: the cohort that holds the input in decibels. expects: the tokenizer that knows the train
-    patients' mean of those, about which variance is taken. Both are the input's own, but for power.
+    in_db: the cohort that holds the input in decibels, about whose train patients' mean variance is
+    taken; the input's own, but for power.
     """
     source = artefact.load(folder / "tokenizer", kind="tokenizer")
     inputs = {"cohort": reference.hash, "tokenizer": source.hash}  # the same sessions and windows
@@ -275,9 +275,9 @@ def evaluate(
     if not stage.is_complete:
         vectors: dict[int, FloatArray] = {}
         held_out = set(cohort.rows("held_out").tolist())
+        tokenizer = load_tokenizer(folder / "tokenizer")
 
         def held_out_windows() -> Iterator[Decoded]:
-            tokenizer = load_tokenizer(folder / "tokenizer")
             rows = cohort.rows("probe", "tuning", "held_out")
             for window in decode_windows(tokenizer, cohort, rows):
                 power_db = to_db(window.power_db)
@@ -288,7 +288,7 @@ def evaluate(
 
         write_json(
             folder / "fidelity.json",
-            numbers(measure(expects, held_out_windows(), mean_db=train_mean_db(in_db))),
+            numbers(measure(tokenizer, held_out_windows(), mean_db=train_mean_db(in_db))),
         )
         windows = cohort.windows.sort("row").filter(pl.col("row").is_in(list(vectors)))
         write_embeddings(
@@ -352,10 +352,8 @@ def compare(args: argparse.Namespace) -> pl.DataFrame:
         folder = run / name
         train_tokenizer(given, folder / "tokenizer", config=stage)
         is_power = name == "power"
-        # Their means are powers: only the multitaper tokenizer knows what to expect in decibels.
-        expects = load_tokenizer(run / ("multitaper" if is_power else name) / "tokenizer")
         measured[name] = evaluate(
-            name, given, reference, folder, expects=expects,
+            name, given, reference, folder,
             in_db=reference if is_power else given,
             to_db=scale.decibels if is_power else lambda power_db: power_db,
         )  # fmt: skip

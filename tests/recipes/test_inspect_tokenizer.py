@@ -21,6 +21,7 @@ from openclef.cohort.store import Cohort
 from openclef.errors import ArtefactError, OpenclefError
 from openclef.recipes import inspect_codes, inspect_figures, inspect_tokenizer
 from openclef.recipes.inspect_numbers import N_TIMES, look
+from openclef.recipes.tokenizers import get_tokenizer
 from openclef.tokenizer.evaluate import Decoded
 from openclef.tokenizer.quantisers import EmaConfig, FsqConfig, ProductConfig, ResidualConfig
 from openclef.tokenizer.regions import REGIONS
@@ -28,7 +29,7 @@ from openclef.tokenizer.train import WEIGHTS, TokenizerStage
 from openclef.tokenizer.vqgan import TokenizerConfig, Vqgan
 from openclef.training import checkpoint
 from openclef.training.loop import TrainConfig
-from openclef.types import CHANNELS, Spectrogram
+from openclef.types import CHANNELS, LEFT, RIGHT, Spectrogram
 
 SMALL = {
     "strides": ((4, 5), (2, 1), (2, 1)), "widths": (8, 8, 8), "n_blocks": 1, "attention": False,
@@ -102,15 +103,15 @@ def test_what_is_decoded_unchanged_has_no_error():
     assert found.fidelity.mean_r2 == pytest.approx(1, abs=1e-9)
     assert found.fidelity.residual_r2 == pytest.approx(1, abs=1e-9)
     assert found.windows["mae_db"].to_list() == pytest.approx([0, 0], abs=1e-5)
-    assert found.mean_correlation == pytest.approx(1, abs=1e-6)
-    assert found.residual_correlation == pytest.approx(1, abs=1e-6)
+    assert found.fidelity.mean_correlation == pytest.approx(1, abs=1e-6)
+    assert found.fidelity.residual_correlation == pytest.approx(1, abs=1e-6)
     assert found.fidelity.n_tokens == 8 * 256 + 8 * 36
 
 
 def test_half_the_size_has_full_correlation_but_loses_variance():
     found = looked_at(Stub(gain=0.5), spectrogram(noise()))
-    assert found.residual_correlation == pytest.approx(1, abs=1e-5)
-    assert found.mean_correlation == pytest.approx(1, abs=1e-5)
+    assert found.fidelity.residual_correlation == pytest.approx(1, abs=1e-5)
+    assert found.fidelity.mean_correlation == pytest.approx(1, abs=1e-5)
     assert found.fidelity.residual_r2 == pytest.approx(0.75, abs=1e-5)
 
 
@@ -138,6 +139,7 @@ def test_correlations_are_those_of_numpy_over_visible_cells():
         x, y = (np.concatenate(values) for values in zip(*parts, strict=True))
         return (x @ y) / np.sqrt((x @ x) * (y @ y))
 
+    found = found.fidelity
     assert found.mean_correlation == pytest.approx(correlation(means), abs=1e-5)
     assert found.residual_correlation == pytest.approx(correlation(residuals), abs=1e-5)
 
@@ -213,6 +215,20 @@ def test_a_region_tells_of_its_own_channels():
     assert code.by_region.tolist() == [0, 1, 0, 0]
     assert code.n == 8 * 64
     np.testing.assert_allclose(np.nan_to_num(code.pattern_db), 0, atol=1e-9)
+
+
+def test_a_pair_with_a_hidden_channel_tells_nothing_of_a_code_of_differences():
+    def ids(x):  # code 3 in the second region, of the differences
+        return torch.tensor([0, 3])[:, None, None, None].expand(2, 8, 128, 1)
+
+    tokenizer = Stub(ids=ids, regions="mid_side", strides=((4, 5), (2, 2), (2, 1)))
+    codes = looked_at(tokenizer, spectrogram(noise(), missing=["F3", "O2"])).codes
+    known = {
+        index: {n for n, d in zip(CHANNELS, codes.code(0, index).deviation, strict=True) if d >= 0}
+        for index in (0, 3)
+    }
+    assert known[0] == set(CHANNELS) - {"F3", "O2"}  # a mean needs one of its pair
+    assert known[3] == {*LEFT, *RIGHT} - {"F3", "F4", "O1", "O2"}
 
 
 @pytest.mark.parametrize(("n_elsewhere", "is_shown"), [(3, False), (4, True)])
@@ -315,21 +331,6 @@ def test_a_reconstruction_shows_the_mean_channels_and_left_minus_right():
     assert "7 homologous pairs" in drawn.figure.caption
 
 
-def test_one_channel_will_do():
-    window = spectrogram(noise(), missing=[c for c in CHANNELS if c != "Pz"], hidden=[(60, 1280)])
-    drawn = inspect_figures.reconstruction(decoded(window, noise(1)), name="X", start_s=0.0)
-    assert drawn.numbers["series"].unique(maintain_order=True).to_list() == ["mean of 1", "Pz"]
-    found = looked_at(Stub(), window)
-    pictures = [
-        inspect_figures.error_maps(found.fidelity),
-        inspect_figures.error_on_scalp(found.fidelity),
-        inspect_codes.codes(found.codes.most_used(1), found.codes, first=1),
-    ]
-    assert all(one.figure.data.startswith(b"\x89PNG") for one in pictures)
-    known = pictures[1].numbers.drop_nulls("value")["channel"].unique().to_list()
-    assert known == ["Pz"]
-
-
 def test_errors_are_averaged_by_band():
     tokenizer = Stub()
     tokenizer.reconstruct = lambda ids, hidden: torch.zeros_like(tokenizer.seen)
@@ -365,7 +366,7 @@ def test_every_quantiser_and_region_is_counted(changes):
         assert code.n == found.fidelity.code_counts[code.q, code.index]
 
 
-# The page as a whole: 10 channels for 3 minutes, quadrants, product codes.
+# The page as a whole.
 
 WINDOWS = [
     spectrogram(noise(0)),
@@ -376,13 +377,11 @@ WINDOWS = [
 ]
 
 
-def write_tokenizer(folder: Path) -> Path:
-    quantiser = ProductConfig(n_codes=16, code_dim=4)
-    model = TokenizerConfig.model_validate({**SMALL, **QUADRANTS, "quantiser": quantiser})
+def write_tokenizer(folder: Path, model: TokenizerConfig) -> Path:
     stage = TokenizerStage(model=model, train=TrainConfig(n_steps=1, batch_size=1))
     torch.manual_seed(0)
     tokenizer = Vqgan(model)
-    tokenizer.quantiser.start(torch.randn(99, 4), torch.Generator())
+    tokenizer.quantiser.start(torch.randn(99, model.quantiser.code_dim), torch.Generator())
     made = artefact.begin(
         folder, kind="tokenizer", config=stage.model_dump(mode="json"), inputs={"cohort": "x"}
     )
@@ -391,18 +390,18 @@ def write_tokenizer(folder: Path) -> Path:
     return folder
 
 
-def write_cohort(folder: Path) -> Cohort:
+def write_cohort(folder: Path, windows: list[Spectrogram], splits: list[str]) -> Cohort:
     made = artefact.begin(folder, kind="cohort", config={}, inputs={})
-    windows_table(WINDOWS).write_parquet(folder / "windows.parquet")
+    windows_table(windows).write_parquet(folder / "windows.parquet")
     pl.DataFrame(
         {
-            "session_id": [f"S{i:06d}" for i in range(len(WINDOWS))],
-            "subject_id": [987650 + i for i in range(len(WINDOWS))],
-            "path": ["sub-Doe/Doe_Jane.edf"] * len(WINDOWS),
-            "split": ["held_out"] * 4 + ["train"],
+            "session_id": [f"S{i:06d}" for i in range(len(windows))],
+            "subject_id": [987650 + i for i in range(len(windows))],
+            "path": ["sub-Doe/Doe_Jane.edf"] * len(windows),
+            "split": splits,
         }
     ).write_parquet(folder / "sessions.parquet")
-    power_db = np.stack([window.power_db for window in WINDOWS]).astype(np.float16)
+    power_db = np.stack([window.power_db for window in windows]).astype(np.float16)
     zarr.create_array(folder / "spectrograms", data=power_db, compressors=None)
     made.finish(["sessions.parquet", "windows.parquet"])
     return Cohort(folder)
@@ -429,8 +428,20 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inspect")
-    tokenizer, cohort = write_tokenizer(folder / "tokenizer"), write_cohort(folder / "cohort")
+    """10 channels for 3 minutes, quadrants, product codes."""
+    quantiser = ProductConfig(n_codes=16, code_dim=4)
+    return make(
+        tmp_path_factory.mktemp("inspect"),
+        TokenizerConfig.model_validate({**SMALL, **QUADRANTS, "quantiser": quantiser}),
+        WINDOWS,
+        splits=["held_out"] * 4 + ["train"],
+    )
+
+
+def make(folder: Path, model: TokenizerConfig, windows, *, splits=None) -> SimpleNamespace:
+    """A page of one example and two codes, and what it was made of."""
+    tokenizer = write_tokenizer(folder / "tokenizer", model)
+    cohort = write_cohort(folder / "cohort", windows, splits or ["held_out"] * len(windows))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inspect_tokenizer, "N_CODES", 2)
         inspect_tokenizer.inspect_tokenizer(tokenizer, cohort, folder / "page.html", n_examples=1)
@@ -533,3 +544,41 @@ def test_windows_are_drawn_by_seed_among_the_visible_ones(made):
         for seed in range(8)
     }
     assert {int(rows[0]) for rows, _ in draws.values()} == {0, 1}
+
+
+def test_one_channel_will_do(tmp_path):
+    window = spectrogram(noise(), missing=[c for c in CHANNELS if c != "Pz"], hidden=[(60, 1280)])
+    make(tmp_path, TokenizerConfig.model_validate(SMALL), [window])
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert ">nan<" not in text
+    shown = dict(pairwise(Page(text).cells))
+    for name in ("R2 of the residuals", "correlation of the residuals"):
+        assert shown[name] == "none (one channel)"
+    assert float(shown["R2 of the mean over channels"]) < 1
+    numbers = pl.read_parquet(tmp_path / "page.parquet")
+    series = numbers.filter(figure="reconstruction")["series"].unique(maintain_order=True)
+    assert series.to_list() == ["mean of 1", "Pz"]
+    known = numbers.filter(figure="error on the scalp").drop_nulls("value")["channel"].unique()
+    assert known.to_list() == ["Pz"]
+    of_residuals = numbers.filter(pl.col("item") == "R2 of residuals")
+    assert of_residuals["value"].is_null().all()
+    assert set(of_residuals["figure"]) == {"error by band", "error by frequency"}
+
+
+def test_page_tells_of_bands_and_of_means_and_differences(tmp_path):
+    quantiser = EmaConfig(n_codes=8, code_dim=4, metric="euclidean")
+    model = get_tokenizer("small").model.model_copy(
+        update={"widths": (8, 8), "quantiser": quantiser}
+    )
+    make(tmp_path, model, [spectrogram(noise(), missing=["F3"], hidden=[(180, 1280)])])
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert dict(pairwise(Page(text).cells))["grid"] == "2 x 8 x 128"
+    for said in (
+        "rows of 2 to 10 Hz, columns of 10 s",
+        "region 2 left minus right of the pairs",
+        "the slope of the spectrum within a band counts as variance",
+    ):
+        assert said in text
+    numbers = pl.read_parquet(tmp_path / "page.parquet")
+    rows = numbers.filter(item="share of its tokens by row")["freq_hz"].unique().sort()
+    assert rows.to_list() == [0, 2, 4, 6, 8, 10, 12, 22]

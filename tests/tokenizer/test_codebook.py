@@ -204,7 +204,3 @@ def test_draws_are_different_vectors_or_all():
 def test_perplexity_counts_codes_in_effective_use():
     assert perplexity(torch.arange(16), 64) == torch.tensor(16.0)
     assert perplexity(torch.zeros(10, dtype=torch.int64), 64) == torch.tensor(1.0)
-
-
-def test_usage_is_the_share_of_codes_that_occur():
-    assert usage(torch.tensor([3, 3, 3, 0]), 8) == torch.tensor(0.25)

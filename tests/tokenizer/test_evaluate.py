@@ -55,13 +55,18 @@ def test_the_mean_over_channels_alone_explains_the_mean_part_and_nothing_of_the_
     found = measured(window(mean_only), window(mean_only, seed=1))
     assert found.mean_r2 == pytest.approx(1.0)
     assert found.residual_r2 == pytest.approx(0.0, abs=1e-6)
-    bands = found.r2_by_band({"low": (0, 4), "high": (4, 32)})
-    assert [pytest.approx((1.0, 0.0), abs=1e-6)] * 2 == list(bands.values())
 
 
 def test_what_is_known_without_a_token_explains_nothing():
     found = measured(window(lambda x: np.full_like(x, 3.0)), about_db=3.0)
     assert (found.mean_r2, found.residual_r2) == (0.0, 0.0)
+
+
+def test_of_one_channel_there_is_no_residual_to_explain():
+    found = measured(window(lambda x: x / 2, hidden_channels=range(1, 19)))
+    assert found.mean_r2 == pytest.approx(0.75)
+    assert found.mean_correlation == pytest.approx(1.0)
+    assert np.isnan([found.residual_r2, found.residual_correlation]).all()
 
 
 def test_hidden_cells_do_not_count():
@@ -159,3 +164,6 @@ def test_a_window_that_is_not_finite_is_not_decoded_and_its_session_named():
         next(decode_windows(torch.nn.Identity(), in_memory(broken), np.array([0])))
     with pytest.raises(OpenclefError, match="session S1"):
         train_mean_db(in_memory(broken))
+    none = decode_windows(torch.nn.Identity(), in_memory(broken), np.array([0]),
+                          skip_not_finite=True)  # fmt: skip
+    assert list(none) == []

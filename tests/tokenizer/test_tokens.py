@@ -1,7 +1,9 @@
 """Tokens of a cohort, by a stand-in for the tokenizer whose ids are known beforehand."""
 
 import hashlib
+import os
 import shutil
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -37,9 +39,9 @@ class Stub(torch.nn.Module):
     A region's columns are hidden by frames, or all of them if the region's channel is masked.
     """
 
-    def __init__(self, grid=(1, 8, 256), n_quantisers=1, n_codes=8192, on_call=None):
+    def __init__(self, grid=(1, 8, 256), n_quantisers=1, on_call=None):
         super().__init__()
-        quantiser = SimpleNamespace(n_quantisers=n_quantisers, n_codes=n_codes)
+        quantiser = SimpleNamespace(n_quantisers=n_quantisers, n_codes=8192)
         self.config = SimpleNamespace(grid=grid, quantiser=quantiser)
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.on_call = on_call or {}  # number of a call -> what is done at it
@@ -381,12 +383,6 @@ def test_tokens_of_another_cohort_are_refused(cohort, make, tmp_path):
         TokenTable(tmp_path / "t", Cohort(tmp_path / "other"))
 
 
-def test_codes_beyond_16_bits_are_refused(cohort, make, tmp_path):
-    with pytest.raises(OpenclefError, match=r"65537 codes: .* 65536"):
-        make(cohort, tmp_path / "t", Stub(n_codes=65537))
-    assert not (tmp_path / "t").exists()
-
-
 def test_the_command_says_what_is_missing_and_what_failed(damaged, use, tmp_path, monkeypatch):
     (damaged.folder / "spectrograms" / "c" / "1" / "0" / "0" / "0").unlink()
     folder, out = use(Stub()), tmp_path / "t"
@@ -405,13 +401,39 @@ def test_the_command_says_what_is_missing_and_what_failed(damaged, use, tmp_path
     assert f"tokens: {out}" in said
 
 
-def test_a_part_is_small(cohort, make, tmp_path):
-    """2 bytes an id, at most, and masks as bits."""
+class RandomIds(Stub):
+    """Ids that cannot be compressed."""
+
+    def tokenize(self, x_BCFT, channel_mask, time_mask):
+        ids, hidden = super().tokenize(x_BCFT, channel_mask, time_mask)
+        return torch.randint(8192, ids.shape), hidden
+
+
+def test_a_part_is_small(damaged, make, tmp_path, monkeypatch):
+    """2 bytes an id, at most, and masks as bits: of a part of full size, nothing hidden."""
+    n = 256
+    monkeypatch.setattr(tokens, "PART_WINDOWS", n)
+    damaged.windows = pl.concat([damaged.windows[:1]] * n)
+    torch.manual_seed(0)
+    make(damaged, tmp_path / "t", RandomIds())
+    part = tmp_path / "t" / "part-00000.parquet"
+    assert pq.read_metadata(part).num_row_groups == 1
+    for file in (part, tmp_path / "t" / CACHE):
+        assert n * 2048 * 13 / 8 < file.stat().st_size < n * (4096 + 32 + 64) + 4096
+
+
+@pytest.mark.parametrize("is_made", [False, True])
+def test_what_a_killed_writer_of_the_cache_left_is_removed(cohort, make, tmp_path, is_made):
     make(cohort, tmp_path / "t")
-    part = pq.read_metadata(tmp_path / "t" / "part-00000.parquet")
-    assert part.num_row_groups == 1
-    n_bytes = (tmp_path / "t" / CACHE).stat().st_size
-    assert n_bytes < N_WINDOWS * (4096 + 32 + 64) + 4096
+    cache = tmp_path / "t" / CACHE
+    if not is_made:
+        cache.unlink()
+    killed, living = (cache.with_name(f".{CACHE}.{pid}.tmp") for pid in (99998, 99999))
+    for path, age_s in ((killed, 2 * 3600), (living, 60)):
+        path.write_bytes(b"half of it")
+        os.utime(path, (time.time() - age_s,) * 2)
+    TokenTable(tmp_path / "t", cohort)
+    assert (killed.exists(), living.exists(), cache.exists()) == (False, True, True)
 
 
 def test_tokens_have_one_mask_for_the_codes_of_a_token():

@@ -157,7 +157,7 @@ def error_maps(fidelity: Fidelity) -> Drawn:
     numbers = []
     for axis, (title, sums) in zip(canvas.subplots(1, 3), everything.items(), strict=True):
         above, below = (np.vstack([x.sum(0), x[ORDER]]) for x in sums)
-        ratio = np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+        ratio = _ratio(above, below)
         values = ratio if title.startswith("MAE") else 1 - ratio
         # R2 has no lower end: below 0 the colour is that of 0, the number is told.
         limits = {} if title.startswith("MAE") else {"vmin": 0.0, "vmax": 1.0}
@@ -198,6 +198,11 @@ def error_maps(fidelity: Fidelity) -> Drawn:
     )
 
 
+def _ratio(above: Floats, below: Floats) -> Floats:
+    """above / below, NaN where there is nothing below."""
+    return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+
+
 def _band_labels() -> list[str]:
     return [f"{name}\n{low:g}-{high:g}" for name, (low, high) in BANDS_HZ.items()]
 
@@ -214,8 +219,8 @@ def by_frequency(fidelity: Fidelity, *, edges_hz: NDArray[Any]) -> Drawn:
     )}  # fmt: skip
     curves = {
         "MAE (dB)": sums["absolute_db"] / sums["n"],
-        "R2 of the mean": 1 - sums["mean_error"] / np.maximum(sums["mean_variance"], 1e-9),
-        "R2 of residuals": 1 - sums["residual_error"] / np.maximum(sums["residual_variance"], 1e-9),
+        "R2 of the mean": 1 - _ratio(sums["mean_error"], sums["mean_variance"]),
+        "R2 of residuals": 1 - _ratio(sums["residual_error"], sums["residual_variance"]),
     }
     canvas = Canvas(figsize=(10.5, 2.9), layout="constrained")
     left, right = canvas.subplots(1, 2)
@@ -248,7 +253,7 @@ def by_frequency(fidelity: Fidelity, *, edges_hz: NDArray[Any]) -> Drawn:
 def error_on_scalp(fidelity: Fidelity) -> Drawn:
     """Mean absolute error of each band on the head."""
     n = by_band(fidelity.n)
-    error_db = np.where(n > 0, by_band(fidelity.absolute_db) / np.maximum(n, 1), np.nan)
+    error_db = _ratio(by_band(fidelity.absolute_db), n)
     limits = float(np.nanmin(error_db)), float(np.nanmax(error_db))
     canvas = Canvas(figsize=(10.5, 2.8), layout="constrained")
     axes = canvas.subplots(1, len(BANDS_HZ))

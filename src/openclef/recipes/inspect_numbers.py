@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from openclef.benchmark.rivals.handcrafted import BANDS_HZ
 from openclef.cohort.store import FREQ_STEP_HZ, Cohort
-from openclef.errors import OpenclefError
 from openclef.tokenizer.bands import to_bands
 from openclef.tokenizer.evaluate import (
     BATCH_SIZE,
@@ -28,13 +27,14 @@ from openclef.tokenizer.evaluate import (
     Floats,
     decode_windows,
 )
-from openclef.tokenizer.regions import REGIONS
-from openclef.tokenizer.train import check_finite
+from openclef.tokenizer.regions import REGIONS, Regions, hidden_planes
 from openclef.tokenizer.vqgan import CLAMP_DB, TokenizerConfig, Vqgan
-from openclef.types import CHANNELS, BoolArray, FloatArray
+from openclef.types import CHANNELS, LEFT, RIGHT, BoolArray, FloatArray
 
 N_TIMES = 20  # stretches of the longest session in which codes are counted, at most
 _FEWEST = 0.1  # of a code's tokens must have seen a channel for it to be shown
+_LEFT = [CHANNELS.index(name) for name in LEFT]
+_RIGHT = [CHANNELS.index(name) for name in RIGHT]
 Ints = NDArray[np.int64]
 
 
@@ -71,8 +71,6 @@ class CodePatches:
         self.time_edges_s = np.linspace(0, longest_s, self._n_times + 1)
         n_regions, n_rows, _ = config.grid
         n_chans, self._n_bands = len(CHANNELS), config.n_bands // n_rows
-        regions = REGIONS[config.regions]
-        self._members = np.array([[name in region for name in CHANNELS] for region in regions])
         n_codes = config.quantiser.n_quantisers * config.quantiser.n_codes
         n_places = n_regions * n_rows
         self._sum_db = torch.zeros(n_codes, n_chans * self._n_bands, dtype=torch.float64)
@@ -93,11 +91,10 @@ class CodePatches:
         stretches = np.searchsorted(self.time_edges_s, times_s, side="right") - 1
         stretches = np.clip(stretches, 0, self._n_times - 1)
         has_frames = visible_T.reshape(n_columns, -1).any(1)
-        for region, member in enumerate(self._members):
+        for region, seen in enumerate(_seen(window.original.channel_mask, self.config.regions)):
             columns = np.flatnonzero(~window.hidden[region] & has_frames)
             if not len(columns):
                 continue
-            seen = member & ~window.original.channel_mask
             shown = patches[:, columns] * seen[:, None]
             places = region * n_rows + np.arange(n_rows)
             self._place_sum[places] += shown.sum(1)
@@ -152,6 +149,17 @@ class CodePatches:
         )  # fmt: skip
 
 
+def _seen(channel_mask: BoolArray, regions: Regions) -> BoolArray:
+    """Channels that each region's tokens of a window are made of, `[R, C]`."""
+    members = np.array([[name in region for name in CHANNELS] for region in REGIONS[regions]])
+    seen: BoolArray = members & ~channel_mask
+    if regions == "mid_side":
+        # The difference of a pair, a plane in the right channel's place, needs both.
+        hidden = hidden_planes(torch.from_numpy(channel_mask)[None], regions)[0].numpy()
+        seen[1, _LEFT] = seen[1, _RIGHT] = ~hidden[_RIGHT]
+    return seen
+
+
 def _patches(window: Decoded, config: TokenizerConfig) -> Floats:
     """Mean of each patch over its visible frames, `[Fp, Tp, C, N]`, as the tokenizer clamps."""
     _, n_rows, n_columns = config.grid
@@ -170,18 +178,16 @@ class Looked:
     """What was found in the windows looked at.
 
     windows: one row each, in order of the cohort: `row, session_id, window, start_s, mae_db,
-    level_db` (mean of the visible cells less that of the train patients), `visible_min,
+    level_db` (mean of the visible cells less the tokenizer's moving mean), `visible_min,
     gap_share` (hidden frames before the last visible one), `missing` (channels), `clipped` (share
     of visible cells beyond the clamp), `worst` (channel and band of the largest error).
-    mean_correlation, residual_correlation: of decoded and original, about what the tokenizer knows
-    without a token, split as in `Fidelity`. n_not_finite: windows left out, with NaN or infinity.
+    fidelity: about what the tokenizer knows without a token, `Vqgan.mean_db`. n_not_finite: windows
+    left out, with NaN or infinity.
     """
 
     fidelity: Fidelity
     codes: CodePatches
     windows: pl.DataFrame
-    mean_correlation: float
-    residual_correlation: float
     n_not_finite: int
 
 
@@ -198,25 +204,20 @@ def look(tokenizer: Vqgan, cohort: Cohort, rows: Ints) -> Looked:
     end_s = pl.col("start_s") + pl.col("time_mask").list.len() - n_padded
     longest_s = float(index.select(end_s.max()).item())
     codes = CodePatches(tokenizer.config, longest_s=longest_s)
-    expected_db = tokenizer.mean_db.cpu().numpy()[..., None]
-    meter = FidelityMeter(tokenizer, mean_db=expected_db[..., 0])
-    products = np.zeros((2, 3))
+    mean_db = tokenizer.mean_db.cpu().numpy()
+    meter = FidelityMeter(tokenizer, mean_db=mean_db)
     found = []
-    for window in _cleared(_ahead(decode_windows(tokenizer, cohort, _finite(cohort, rows)))):
+    windows = decode_windows(tokenizer, cohort, rows, skip_not_finite=True)
+    for window in _cleared(_ahead(windows)):
         one = meter.add(window)
         codes.add(window, start_s=starts[window.row])
-        parts, level_db = _products(window, expected_db)
-        products += parts
-        found.append({"row": window.row, "level_db": level_db, **_describe(window, one)})
+        found.append({"row": window.row, **_describe(window, one, mean_db)})
     if not found:
         raise ValueError("no window with finite values")
-    correlation = products[:, 0] / np.sqrt(np.maximum(products[:, 1] * products[:, 2], 1e-12))
     return Looked(
         fidelity=meter.result(),
         codes=codes,
         windows=pl.DataFrame(found).join(index.drop("time_mask"), on="row", maintain_order="left"),
-        mean_correlation=float(correlation[0]),
-        residual_correlation=float(correlation[1]),
         n_not_finite=len(rows) - len(found),
     )
 
@@ -230,19 +231,6 @@ def _ahead(windows: Iterator[Decoded]) -> Iterator[Decoded]:
             yield window
 
 
-def _finite(cohort: Cohort, rows: Ints) -> Ints:
-    """Rows of the windows whose visible values are finite."""
-
-    def is_finite(row: int) -> bool:
-        try:
-            check_finite(cohort.spectrogram(row))
-        except OpenclefError:
-            return False
-        return True
-
-    return np.array([row for row in rows if is_finite(row)], np.int64)
-
-
 def _cleared(windows: Iterator[Decoded]) -> Iterator[Decoded]:
     """The same, zero where they are hidden and not finite."""
     for window in windows:
@@ -251,33 +239,17 @@ def _cleared(windows: Iterator[Decoded]) -> Iterator[Decoded]:
         yield replace(window, original=replace(window.original, power_db=finite_db))
 
 
-def _products(window: Decoded, expected_db: FloatArray) -> tuple[Floats, float]:
-    """Of x, the original, and y, the decoded, both less what is expected: sums of xy, xx, yy of the
-    channels' mean and of the residuals from it, `[2, 3]`; and the mean of x."""
-    shown, frames = ~window.original.channel_mask, ~window.original.time_mask
-    x = (
-        np.clip(window.original.power_db[shown], -CLAMP_DB, CLAMP_DB) - expected_db[shown]
-    ) * frames
-    y = (window.power_db[shown] - expected_db[shown]) * frames
-    pairs = ((x, y), (x, x), (y, y))
-    # A sum a channel: over all of them single precision would lose too much.
-    total = np.array([sum(float(np.vdot(*c)) for c in zip(a, b, strict=True)) for a, b in pairs])
-    mean_x, mean_y = x.mean(0, dtype=np.float64), y.mean(0, dtype=np.float64)
-    pairs = ((mean_x, mean_y), (mean_x, mean_x), (mean_y, mean_y))
-    of_mean = len(x) * np.array([float(np.vdot(a, b)) for a, b in pairs])
-    level_db = float(mean_x.sum() / (mean_x.shape[0] * frames.sum()))
-    return np.stack([of_mean, total - of_mean]), level_db
-
-
-def _describe(window: Decoded, one: Fidelity) -> dict[str, object]:
+def _describe(window: Decoded, one: Fidelity, mean_db: FloatArray) -> dict[str, object]:
     """What may be special about a window."""
     original = window.original
     last = int(np.flatnonzero(~original.time_mask).max()) + 1
     shown: BoolArray = ~(original.channel_mask[:, None, None] | original.time_mask)
     n_clipped = int((np.abs(original.power_db) > CLAMP_DB).sum(where=shown))
+    above_db = original.power_db.clip(-CLAMP_DB, CLAMP_DB) - mean_db[..., None]
     bands = by_band(one.absolute_db) / np.maximum(by_band(one.n), 1)
     channel, band = np.unravel_index(int(bands.argmax()), bands.shape)
     return {
+        "level_db": float(above_db.mean(where=shown, dtype=np.float64)),
         "mae_db": float(one.absolute_db.sum() / one.n.sum()),
         "visible_min": float((~original.time_mask).sum() / 60),
         "gap_share": float(original.time_mask[:last].mean()),

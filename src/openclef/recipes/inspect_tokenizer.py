@@ -173,6 +173,9 @@ def summarise(tokenizer: Vqgan, cohort: Cohort, looked: Looked) -> list[dict[str
     def each(values: list[float], form: str) -> str:
         return ", ".join(form.format(value) for value in values)
 
+    def of_residuals(value: float) -> str:
+        return "none (one channel)" if math.isnan(value) else f"{value:.3f}"
+
     n_all = n_quantisers * n_codes
     rows: list[tuple[str, float, str, str]] = [
         ("windows", fidelity.n_windows, f"{fidelity.n_windows:,}",
@@ -196,15 +199,15 @@ def summarise(tokenizer: Vqgan, cohort: Cohort, looked: Looked) -> list[dict[str
          "As many codes, used equally often, would tell as much."),
         ("R2 of the mean over channels", fidelity.mean_r2, f"{fidelity.mean_r2:.3f}",
          "How much of what changes in all channels together is kept: 1 all, 0 no more than the "
-         "mean spectrum of the train patients."),
-        ("R2 of the residuals", fidelity.residual_r2, f"{fidelity.residual_r2:.3f}",
+         "tokenizer's mean spectrum."),
+        ("R2 of the residuals", fidelity.residual_r2, of_residuals(fidelity.residual_r2),
          "The same of what tells channels apart: side and focus are read from this."),
         ("mean absolute error", mae_db, f"{mae_db:.2f} dB",
          "Of one channel, frequency and second; 3 dB is a factor of two in power."),
-        ("correlation of the mean", looked.mean_correlation, f"{looked.mean_correlation:.3f}",
+        ("correlation of the mean", fidelity.mean_correlation, f"{fidelity.mean_correlation:.3f}",
          "Whether decoded and original rise and fall together, by however much."),
-        ("correlation of the residuals", looked.residual_correlation,
-         f"{looked.residual_correlation:.3f}",
+        ("correlation of the residuals", fidelity.residual_correlation,
+         of_residuals(fidelity.residual_correlation),
          "The same between channels; where its square is far above R2, size is lost, not shape."),
     ]  # fmt: skip
     names = ("name", "value", "shown", "meaning")
@@ -224,9 +227,17 @@ def _sections(
         )
         yield "Reconstructions", text, examples
     text = (
-        "Explained variance (R2) is of the variance about the train patients' mean of each channel "
-        "and frequency, split into the mean over the visible channels and each channel's residual "
-        "from it."
+        "Explained variance (R2) is of the variance about the tokenizer's own moving mean of each "
+        "channel and frequency, split into the mean over the visible channels and each channel's "
+        "residual from it. "
+        + (
+            "Where the tokenizer merges bins that mean is one of the whole band, so that the slope "
+            "of the spectrum within a band counts as variance. "
+            if tokenizer.config.bands
+            else ""
+        )
+        + "These are not the numbers of openclef reproduce tokenizer, which are about one mean "
+        "spectrum for all tokenizers."
     )
     edges_hz = FREQ_STEP_HZ * np.array(tokenizer.config.row_edges)
     drawn = [
@@ -283,14 +294,18 @@ def _about_codes(tokenizer: Vqgan) -> str:
         "stand for different things in different rows: bars tell in which rows it occurs, the "
         "line how often at each minute of the session."
     )
-    if n_regions > 1:
+    if config.regions == "mid_side":
+        text += (
+            "\n\nRegion 1 is the means of homologous pairs and the midline, region 2 left minus "
+            "right of the pairs. "
+        )
+    elif n_regions > 1:
         names = "; ".join(
             f"{i}: {', '.join(region)}" for i, region in enumerate(REGIONS[config.regions], 1)
         )
-        text += (
-            f"\n\nRegions, of whose channels alone their tokens are made: {names}. Channels that "
-            "under a tenth of a code's tokens are made of are grey."
-        )
+        text += f"\n\nRegions, of whose channels alone their tokens are made: {names}. "
+    if n_regions > 1:
+        text += "Channels that under a tenth of a code's tokens are made of are grey."
     if config.quantiser.n_quantisers > 1:
         text += "\n\nEach code of a token has a codebook of its own; its number stands in brackets."
     return text

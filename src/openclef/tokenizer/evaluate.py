@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from openclef.artefact import atomic
 from openclef.cohort.shards import N_FREQS
-from openclef.cohort.store import FREQ_STEP_HZ, Cohort
+from openclef.cohort.store import Cohort
+from openclef.errors import OpenclefError
 from openclef.tokenizer.objective import split_channels
-from openclef.tokenizer.train import read_finite, stack
+from openclef.tokenizer.train import check_finite, read_finite, stack
 from openclef.tokenizer.vqgan import CLAMP_DB, Vqgan, scale
 from openclef.training.allocator import keep_freed_memory
 from openclef.training.loop import best_device
@@ -48,7 +50,8 @@ class Fidelity:
     others are of squares, of the across-channel mean (`mean_*`, the same in every row) and of the
     residuals from it: `*_error`; `*_variance`, of the original about a mean spectrum that was
     given; `*_decoded`, of what is decoded about the same. Only with the same mean spectrum can R2
-    of two tokenizers be compared, see `train_mean_db`.
+    of two tokenizers be compared, see `train_mean_db`. R2 and correlation are NaN where nothing
+    varies: the residuals, if no window shows two channels.
 
     code_counts `[Q, n_codes]`: of visible tokens. rows `[N]`: of the windows in their cohort.
     by_window `[N, 4]`: mean_error, mean_variance, residual_error, residual_variance of each.
@@ -79,12 +82,12 @@ class Fidelity:
     @property
     def mean_r2(self) -> float:
         """Explained variance of the across-channel mean."""
-        return 1 - float(self.mean_error.sum() / self.mean_variance.sum())
+        return _explained(self.mean_error, self.mean_variance)
 
     @property
     def residual_r2(self) -> float:
         """Explained variance of the channels' residuals from their mean."""
-        return 1 - float(self.residual_error.sum() / self.residual_variance.sum())
+        return _explained(self.residual_error, self.residual_variance)
 
     @property
     def mean_correlation(self) -> float:
@@ -111,21 +114,6 @@ class Fidelity:
         shares = self.code_counts / np.maximum(self.code_counts.sum(1, keepdims=True), 1)
         logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
         return [float(x) for x in np.exp(-(shares * logs).sum(1))]
-
-    def r2_by_band(
-        self, bands_hz: dict[str, tuple[float, float]]
-    ) -> dict[str, tuple[float, float]]:
-        """(mean, residual) R2 of each band of frequencies [low, high)."""
-        freqs_hz = np.arange(self.n.shape[1]) * FREQ_STEP_HZ
-        found = {}
-        for name, (low, high) in bands_hz.items():
-            band = (freqs_hz >= low) & (freqs_hz < high)
-            found[name] = (
-                1 - float(self.mean_error[:, band].sum() / self.mean_variance[:, band].sum()),
-                1
-                - float(self.residual_error[:, band].sum() / self.residual_variance[:, band].sum()),
-            )
-        return found
 
     def __add__(self, other: Fidelity) -> Fidelity:
         """Of the windows of both: sums are added, what is of single windows is put in a row."""
@@ -185,30 +173,49 @@ def train_mean_db(cohort: Cohort, *, n_windows: int = 500, seed: int = 0) -> Flo
 
 @torch.no_grad()
 def decode_windows(
-    tokenizer: Vqgan, cohort: Cohort, rows: NDArray[np.int64], *, label: str = "decoding tokens"
+    tokenizer: Vqgan,
+    cohort: Cohort,
+    rows: NDArray[np.int64],
+    *,
+    label: str = "decoding tokens",
+    skip_not_finite: bool = False,
 ) -> Iterator[Decoded]:
     """Tokenize windows of a cohort and decode them again, in batches.
 
-    Raises OpenclefError, naming the session, at a window with a visible value that is NaN or
-    infinite.
+    A window with a visible value that is NaN or infinite is left out if `skip_not_finite`; else
+    OpenclefError is raised, naming its session.
     """
+    read = _read_or_none if skip_not_finite else read_finite
     keep_freed_memory()
     device = best_device()
     tokenizer.to(device).eval()
     starts = range(0, len(rows), BATCH_SIZE)
     for start in track(starts, label):
-        part = rows[start : start + BATCH_SIZE]
-        windows = [read_finite(cohort, row) for row in part]
-        batch = {name: value.to(device) for name, value in stack(windows).items()}
+        found = [(row, read(cohort, row)) for row in rows[start : start + BATCH_SIZE]]
+        windows = [(row, window) for row, window in found if window is not None]
+        if not windows:
+            continue
+        stacked = stack([window for _, window in windows])
+        batch = {name: value.to(device) for name, value in stacked.items()}
         ids, hidden = tokenizer.tokenize(
             scale(batch["power_db"]), batch["channel_mask"], batch["time_mask"]
         )
         power_db = tokenizer.reconstruct(ids, hidden)
-        for i, (row, window) in enumerate(zip(part, windows, strict=True)):
+        for i, (row, window) in enumerate(windows):
             yield Decoded(
                 int(row), window, power_db[i].cpu().numpy(), ids[i].cpu().numpy(),
                 hidden[i].cpu().numpy(),
             )  # fmt: skip
+
+
+def _read_or_none(cohort: Cohort, row: int) -> Spectrogram | None:
+    """A window, unless it holds a visible value that is not finite."""
+    window = cohort.spectrogram(row)
+    try:
+        check_finite(window)
+    except OpenclefError:
+        return None
+    return window
 
 
 class FidelityMeter:
@@ -292,7 +299,15 @@ def _squares(x_BCFT: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x_BCFT, dim=(0, 3)).square()
 
 
+def _explained(error: Floats, variance: Floats) -> float:
+    """1 - error / variance; NaN without variance."""
+    total = float(variance.sum())
+    return 1 - float(error.sum()) / total if total > 0 else math.nan
+
+
 def _correlation(error: Floats, variance: Floats, decoded: Floats) -> float:
-    """Of x and y from sums of (y - x)^2, x^2 and y^2."""
+    """Of x and y from sums of (y - x)^2, x^2 and y^2; NaN if x is 0 throughout."""
     xx, yy = variance.sum(), decoded.sum()
+    if xx == 0:
+        return math.nan
     return float((xx + yy - error.sum()) / 2 / np.sqrt(np.maximum(xx * yy, 1e-12)))

@@ -10,6 +10,7 @@ L = R * Fp * Tp the tokens of a window in row-major order.
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ from openclef.training.loop import Batch
 from openclef.types import SPLITS, BoolArray
 
 CACHE = "tokens.arrow"
+# Its writer writes every few seconds. Whether another machine's process lives cannot be asked.
+_ABANDONED_S = 3600
 
 
 class TokenTable:
@@ -110,6 +113,7 @@ def make_cache(stage: Artefact) -> Path:
     filled in part by part: memory never holds them all.
     """
     path = stage.folder / CACHE
+    _remove_abandoned(stage.folder)
     identity = {b"openclef.tokens": stage.hash.encode()}
     if _schema_metadata(path) == identity:
         return path
@@ -135,6 +139,16 @@ def make_cache(stage: Artefact) -> Path:
             for part in parts:
                 file.write(_matrix(_read_part(part, ["ids"])["ids"].combine_chunks()).data)
     return path
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed writers of the cache left; not what another is writing just now."""
+    for left in folder.glob(f".{CACHE}.*.tmp"):
+        try:
+            if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                left.unlink()
+        except OSError:
+            continue  # another was faster, or it is not ours to remove: no reason not to read
 
 
 def _schema_metadata(path: Path) -> dict[bytes, bytes] | None:

@@ -39,7 +39,6 @@ from openclef.types import Spectrogram, Tokens
 
 PART_WINDOWS = 256  # 1 MiB of ids, 16 shards of spectrograms; minutes of work, on two cores
 BATCH_SIZE = 4
-_MAX_CODES = 2**16
 
 
 @torch.no_grad()
@@ -124,8 +123,6 @@ def tokenize_cohort(
         raise OpenclefError(f"shard {i}/{n}: allowed are 1/{max(n, 1)} to {max(n, 1)}/{max(n, 1)}")
     tokenizer = load_tokenizer(tokenizer_folder)
     quantiser, n_windows = tokenizer.config.quantiser, cohort.windows.height
-    if quantiser.n_codes > _MAX_CODES:
-        raise OpenclefError(f"{quantiser.n_codes} codes: tokens are kept in 16 bits, {_MAX_CODES}")
     stage = artefact.begin(
         out,
         kind="tokens",
