@@ -193,10 +193,16 @@ class Objective(Protocol):
 
 @runtime_checkable
 class PhasedObjective(Objective, Protocol):
-    """An objective whose losses of one phase of training are not comparable with another's."""
+    """An objective whose losses of one phase of training are not comparable with another's.
+
+    Patience counts in the last one alone.
+    """
 
     @property
     def phase(self) -> int: ...
+
+    @property
+    def last_phase(self) -> int: ...
 
 
 @runtime_checkable

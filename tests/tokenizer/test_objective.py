@@ -171,6 +171,57 @@ def test_phases_tell_continuous_quantised_and_playing_apart():
         objective.losses(batch(), torch.Generator().manual_seed(step))
         phases.append(objective.phase)
     assert phases == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert objective.last_phase == 2
+
+
+@pytest.mark.parametrize("changes", [{"adversarial_weight": 0}, {"adversary_from": 1}])
+def test_training_without_an_adversary_ends_quantised(changes):
+    config = TokenizerLossConfig(adversary_width=8, continuous_share=0, **changes)
+    objective = TokenizerObjective(SMALL, config, n_steps=2)
+    for step in range(2):
+        objective.losses(batch(), torch.Generator().manual_seed(step))
+    assert objective.phase == objective.last_phase == 1
+
+
+GAME = {"adversarial", "hinge", "adaptive_weight"}
+
+
+def test_the_adversary_plays_from_its_first_step_on_and_never_in_evaluation():
+    config = TokenizerLossConfig(adversary_from=0.5, adversary_width=8, continuous_share=0)
+    objective = TokenizerObjective(SMALL, config, n_steps=4)
+    played = []
+    for step in range(4):
+        rng = torch.Generator().manual_seed(step)
+        played.append(GAME & objective.train().losses(batch(), rng).keys())
+        assert not GAME & objective.eval().losses(batch(), rng).keys()
+    assert played == [set(), set(), GAME, GAME]
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+@pytest.mark.parametrize("residual_weight", [None, 1.0, 4.0])
+def test_the_loss_is_the_weighted_sum_of_its_terms(residual_weight, is_training):
+    torch.manual_seed(0)
+    config = TokenizerLossConfig(
+        residual_weight=residual_weight, correlation_weight=0.3, moments_weight=0.7,
+        commitment_weight=60.0, adversarial_weight=5.0, adversary_from=0, adversary_width=8,
+        continuous_share=0,
+    )  # fmt: skip
+    objective = TokenizerObjective(SMALL, config, n_steps=10)
+    # More latents than codes, all different, so that none is its code.
+    b = batch()
+    b["power_db"] = b["power_db"] + torch.randn(b["power_db"].shape)
+    objective.losses(b, torch.Generator().manual_seed(0))
+    losses = objective.train(is_training).losses(b, torch.Generator().manual_seed(1))
+    terms = {name: float(value.detach()) for name, value in losses.items()}
+    if residual_weight is None:
+        parts = [terms["l1"]]
+    else:
+        parts = [terms["mean_l1"], residual_weight * terms["residual_l1"]]
+    parts += [0.3 * terms["decorrelation"], 0.7 * terms["moments"], 60 * terms["commitment"]]
+    if is_training:
+        parts += [terms["hinge"], 5 * terms["adaptive_weight"] * terms["adversarial"]]
+    assert min(abs(part) for part in parts) > 1e-3 * abs(terms["loss"])
+    assert terms["loss"] == pytest.approx(sum(parts), rel=1e-5)
 
 
 def rows(objective, b):

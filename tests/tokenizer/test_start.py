@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from openclef.errors import OpenclefError
 from openclef.tokenizer.quantisers import EmaConfig, FsqConfig, ProductConfig, ResidualConfig
 from openclef.tokenizer.regions import REGIONS
 from openclef.tokenizer.start import start_from_components
@@ -100,3 +101,35 @@ def test_dimensions_beyond_those_of_the_input_do_nothing_and_break_nothing():
     model = started(wide, [windows(8, seed=0)])
     assert not model.down[0].weight[19:].any()
     assert explained(model, windows(4, seed=2), quantised=False) > 0.97
+
+
+@pytest.mark.parametrize("regions", REGIONS)
+@torch.no_grad()
+def test_regions_without_a_visible_channel_are_in_no_statistic_and_no_code(regions):
+    batch = windows(12, seed=0)
+    batch["channel_mask"][4:] = True
+    batch["channel_mask"][4:, 0] = regions == "all"  # in others, one channel
+    x = batch["power_db"] / CLAMP_DB
+    model = started(SHAPE.model_copy(update={"regions": regions}), [batch])
+    encoded = model.encode(x, batch["channel_mask"], batch["time_mask"])
+    assert not encoded.visible.flatten(2).any(-1).all()
+    seen = encoded.latent[encoded.visible]
+    used = seen.square().mean(0) > 0.1
+    assert used.sum() >= 10
+    torch.testing.assert_close(
+        seen.var(0, correction=0)[used], torch.ones(int(used.sum())), atol=1e-3, rtol=0
+    )
+    # k-means counts in vectors a code: it has taken in the visible ones alone.
+    (book,) = model.quantiser.books
+    ids = model.quantiser.encode(encoded.latent, encoded.visible)[..., 0]
+    n_seen = torch.bincount(ids[encoded.visible], minlength=64).float()
+    assert float((book.usage * len(seen) / 64 - n_seen).abs().sum() / len(seen)) < 0.2
+
+
+@pytest.mark.parametrize("n_windows", [0, 3])
+def test_nothing_visible_to_start_from_is_one_clear_error(n_windows):
+    batch = windows(3, seed=0)
+    batch["channel_mask"][:2], batch["time_mask"][2] = True, True
+    batches = [batch] if n_windows else []
+    with pytest.raises(OpenclefError, match=f"cannot start from {n_windows} windows"):
+        started(SHAPE, batches)

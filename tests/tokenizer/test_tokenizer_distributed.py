@@ -1,11 +1,13 @@
 """Two processes under torchrun train the tokenizer that one trains."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 import two_tokenizers
 
+from openclef.cohort.store import Cohort
 from openclef.training import checkpoint
 
 SCRIPT = Path(two_tokenizers.__file__)
@@ -13,18 +15,19 @@ SCRIPT = Path(two_tokenizers.__file__)
 
 @pytest.fixture(scope="module", params=["random", "components"])
 def runs(request, tmp_path_factory, run_two_processes):
-    """(weights of one process, its losses, weights of each of two, their losses)."""
+    """(weights of one process, its losses, weights of each of two, their losses, the folder)."""
     out = tmp_path_factory.mktemp("tokenizers") / request.param
+    two_tokenizers.write_cohort(out / "cohort")
     weights, stage = two_tokenizers.train(out / "one", request.param)
     run_two_processes(SCRIPT, out)
     two = [checkpoint.load_tensors(out / f"rank{rank}.safetensors")[0] for rank in (0, 1)]
     other = two_tokenizers.artefact.Artefact(out / "two", "tokenizer", {}, {})
     rows = [[r for r in s.metrics() if r["split"] == "train"] for s in (stage, other)]
-    return weights, rows[0], two, rows[1]
+    return weights, rows[0], two, rows[1], out
 
 
 def test_losses_of_20_steps_agree(runs):
-    _, ours, _, theirs = runs
+    _, ours, _, theirs, _ = runs
     assert len(ours) == len(theirs) == 20
     assert "hinge" in ours[-1]
     for a, b in zip(ours, theirs, strict=True):
@@ -44,3 +47,16 @@ def test_codebooks_and_everything_else_are_the_same_on_both(runs):
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
+
+
+def test_the_first_process_alone_starts_and_as_if_it_were_alone(runs):
+    """The group is there already when `train_tokenizer` begins."""
+    out = runs[-1]
+    alone, read = two_tokenizers.started(Cohort(out / "cohort"), out / "started by one")
+    assert len(read) == two_tokenizers.STAGE.n_start
+    assert json.loads((out / "read by 0.json").read_text()) == read
+    assert json.loads((out / "read by 1.json").read_text()) == []
+    weights, _ = checkpoint.load_tensors(out / "started by two" / "tokenizer.safetensors")
+    assert weights.keys() == alone.keys()
+    for name, value in alone.items():
+        assert torch.equal(weights[name], value), name

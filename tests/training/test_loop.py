@@ -108,6 +108,37 @@ def test_training_stops_after_so_many_validations_without_a_better_one(tmp_path)
     toys.assert_same(run(tmp_path / "whole", make=Turning, config=config, stop_at=0), whole)
 
 
+class Phased(toys.Line):
+    """Line with a second phase from step 17 on, in both of which the tuning loss rises."""
+
+    last_phase = 1
+
+    @property
+    def phase(self):
+        return int(self.n_seen > 4 * 17)
+
+    def losses(self, batch, rng):
+        losses = super().losses(batch, rng)
+        if not self.training:
+            losses["loss"] = 1 + self.n_seen.float()
+        return losses
+
+
+def test_patience_counts_in_the_last_phase_alone(tmp_path):
+    """It has run out when the last phase begins, between two validations, and begins anew."""
+    config = with_changes(n_steps=50, validate_every=5, patience=2)
+    whole = run(tmp_path / "whole", make=Phased, config=config)
+    tuning = [row["step"] for row in toys.rows(whole[0], "tuning")]
+    assert tuning == [5, 10, 15, 20, 25, 30]
+    (end,) = toys.rows(whole[0], "end")
+    assert (end["step"], end["best_step"], end["stopped_early"]) == (30, 20, True)
+    for stop_at in (16, 19, 26):
+        folder = tmp_path / str(stop_at)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, make=Phased, config=config, stop_at=stop_at)
+        toys.assert_same(run(folder, make=Phased, config=config), whole)
+
+
 def test_without_patience_training_goes_on(tmp_path):
     stage, _ = run(tmp_path / "a", make=Turning, config=with_changes(validate_every=5))
     assert toys.rows(stage, "train")[-1]["step"] == 30

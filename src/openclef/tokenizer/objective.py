@@ -127,18 +127,23 @@ class TokenizerObjective(nn.Module):
     training `dropped [B, 19]`: channels hidden from the encoder that the decoder must guess.
 
     One backward pass serves tokenizer and adversary: neither loss reaches the other's weights.
+    accumulate: parts of a step, each a call of `losses`; all parts of a step are of one phase.
     """
 
     reservoir: Tensor
     n_drawn: Tensor
-    n_steps: Tensor
+    n_steps: Tensor  # calls in training, which are parts of steps
 
-    def __init__(self, config: TokenizerConfig, loss: TokenizerLossConfig, *, n_steps: int) -> None:
+    def __init__(
+        self, config: TokenizerConfig, loss: TokenizerLossConfig, *, n_steps: int,
+        accumulate: int = 1,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.model = Vqgan(config)
         self.loss_config = loss
-        self._first_quantised = round(loss.continuous_share * n_steps)
-        self._first_adversarial = round(loss.adversary_from * n_steps)
+        self._first_quantised = accumulate * round(loss.continuous_share * n_steps)
+        self._first_adversarial = accumulate * round(loss.adversary_from * n_steps)
+        self._n_calls = accumulate * n_steps
         self.adversary = (
             Discriminator(loss.adversary_width) if loss.adversarial_weight > 0 else None
         )
@@ -158,6 +163,11 @@ class TokenizerObjective(nn.Module):
         """Losses of different phases are not comparable: continuous, quantised, with adversary."""
         plays = self.adversary is not None and int(self.n_steps) > self._first_adversarial
         return int(self.model.quantiser.is_started) + int(plays)
+
+    @property
+    def last_phase(self) -> int:
+        """The one that training ends in."""
+        return 1 + int(self.adversary is not None and self._first_adversarial < self._n_calls)
 
     def losses(self, batch: Mapping[str, Tensor], rng: torch.Generator) -> dict[str, Tensor]:
         """Terms of a batch; "loss" is their weighted sum, in evaluation without the adversary."""

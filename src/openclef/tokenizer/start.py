@@ -18,18 +18,20 @@ import scipy.fft
 import torch
 from torch import Tensor, nn
 
+from openclef.errors import OpenclefError
 from openclef.tokenizer.vqgan import Vqgan, hidden_frames, scale
 from openclef.training.batches import Batch
-from openclef.training.distributed import rank, world_size
+from openclef.training.distributed import alone
 
 
 @torch.no_grad()
+@alone()
 def start_from_components(model: Vqgan, batches: Iterable[Batch], rng: torch.Generator) -> None:
     """Set weights and moving statistics of a new tokenizer by windows of train patients.
 
-    Every process calls it with the same windows and gets the same weights. What a level keeps of
-    its input is what most of the variance is in; dimensions beyond those of its input do nothing
-    at first. The codebook starts with k-means on the windows' latents.
+    One process calls it; the others take its weights when `fit` begins. What a level keeps of its
+    input is what most of the variance is in; dimensions beyond those of its input do nothing at
+    first. The codebook starts with k-means on the windows' latents.
 
     Parameters
     ----------
@@ -39,9 +41,20 @@ def start_from_components(model: Vqgan, batches: Iterable[Batch], rng: torch.Gen
         `power_db [B, 19, F, T]`, dB, `channel_mask [B, 19]`, `time_mask [B, T]`; all are kept in
         memory, 20 MB a window with what is worked out.
     rng : torch.Generator
-        Of the CPU, in the same state on all processes: draws where k-means begins.
+        Of the CPU: draws where k-means begins.
+
+    Raises
+    ------
+    OpenclefError
+        If no token of the windows is visible, or there are no windows.
     """
     windows = [(scale(b["power_db"]), b["channel_mask"], b["time_mask"]) for b in batches]
+    if all(bool(model.hidden(*masks).all()) for _, *masks in windows):
+        n_windows = sum(len(x) for x, _, _ in windows)
+        raise OpenclefError(
+            f"a tokenizer cannot start from {n_windows} windows of train patients in which nothing "
+            "is visible; give at least one with a visible channel and frames, or n_start 0"
+        )
     for window in windows:
         model.spectrum.update(*model.planes(*window))
     for i, (_, channel_mask, time_mask) in enumerate(windows):  # in place: they are large
@@ -65,8 +78,8 @@ def start_from_components(model: Vqgan, batches: Iterable[Batch], rng: torch.Gen
             _set(down, weight)
             _set(up, weight / model.membership.sum(0)[:, None, None])
             features = [model.enter(x, channel_mask) for x, channel_mask, _ in windows]
+            hidden = [_hidden_by_region(model, *masks) for _, *masks in windows]
             windows.clear()
-            hidden = [mask.repeat_interleave(len(model.membership), 0) for mask in hidden]
         else:
             weight = _components(squares_DD, model.config.widths[level]).view_as(down.weight)
             _set(down, weight)
@@ -102,8 +115,13 @@ def _start_codes(model: Vqgan, features_NW: Tensor, rng: torch.Generator) -> Non
     model.from_code.weight.copy_(solution[:-1].T[:, :, None, None])
     assert model.from_code.bias is not None
     model.from_code.bias.copy_(solution[-1])
-    own = slice(len(z) * rank() // world_size(), len(z) * (rank() + 1) // world_size())
-    model.quantiser.start(z[own], rng)
+    model.quantiser.start(z, rng)
+
+
+def _hidden_by_region(model: Vqgan, channel_mask: Tensor, time_mask: Tensor) -> Tensor:
+    """Frames hidden from each region, all of them if it has no visible channel: `[B R, T]`."""
+    unseen_BR1 = model.hidden(channel_mask, torch.zeros_like(time_mask))[:, :, :1]
+    return (unseen_BR1 | time_mask[:, None]).flatten(0, 1)
 
 
 def _visible_patches(x_BDFT: Tensor, time_mask: Tensor, stride: tuple[int, int]) -> Tensor:

@@ -19,9 +19,9 @@ from openclef.errors import OpenclefError
 from openclef.tokenizer.objective import TokenizerLossConfig, TokenizerObjective
 from openclef.tokenizer.start import start_from_components
 from openclef.tokenizer.vqgan import TokenizerConfig, Vqgan
-from openclef.training import checkpoint
+from openclef.training import checkpoint, distributed
 from openclef.training.batches import START, Batch, LazyBatches, torch_seed
-from openclef.training.loop import TrainConfig, fit
+from openclef.training.loop import TrainConfig, fit, has_checkpoint
 from openclef.types import CHANNELS, BoolArray, Spectrogram
 
 WEIGHTS = "tokenizer.safetensors"
@@ -131,8 +131,11 @@ def train_tokenizer(cohort: Cohort, out: Path, *, config: TokenizerStage) -> Art
     )
     if stage.is_complete:
         return stage
+    distributed.start()
     torch.manual_seed(config.train.seed)
-    objective = TokenizerObjective(config.model, config.loss, n_steps=config.train.n_steps)
+    objective = TokenizerObjective(
+        config.model, config.loss, n_steps=config.train.n_steps, accumulate=config.train.accumulate
+    )
     train_rows, tuning_rows = cohort.rows("train"), cohort.rows("tuning")
 
     def load_batch(indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> Batch:
@@ -147,7 +150,8 @@ def train_tokenizer(cohort: Cohort, out: Path, *, config: TokenizerStage) -> Art
     def read_batch(rows: np.ndarray) -> Batch:
         return stack([read_finite(cohort, row) for row in rows])
 
-    if config.n_start:
+    # `fit` gives the first process's weights to the others, and all of them a checkpoint's.
+    if config.n_start and distributed.rank() == 0 and not has_checkpoint(stage, config.train):
         n_start = min(len(train_rows), config.n_start)
         spread = train_rows[np.linspace(0, len(train_rows) - 1, n_start).astype(int)]
         start_from_components(

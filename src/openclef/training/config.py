@@ -17,7 +17,8 @@ class TrainConfig(BaseModel):
     which each process works on its share of a batch; only the largest part has to fit in memory.
     Gradients are those of the whole batch if the loss is a mean over items that count alike, and
     not if items meet in it (contrastive losses, counts of what is masked, batch statistics).
-    patience: stop when the loss on tuning patients has not improved for so many validations.
+    patience: stop when the loss on tuning patients has not improved for so many validations; of an
+    objective with phases, in its last phase alone.
     precision: that of autocast; "auto" is measured on the machine that starts the run, so it can
     differ between machines. compile: torch.compile the parts that the objective names. sharding:
     "full" divides parameters, gradients and moments among the processes (FSDP2). max_skipped: so

@@ -38,11 +38,11 @@ from openclef.training.metrics import open_metrics
 from openclef.training.optim import learning_rate
 from openclef.training.precision import Precision, faster_precision, peak_flops
 from openclef.training.speed import Speed, flops_per_item
-from openclef.training.state import RunState
+from openclef.training.state import RunState, state_file
 from openclef.training.step import train_step, validate
-from openclef.types import Objective
+from openclef.types import Objective, PhasedObjective
 
-__all__ = ["Batch", "TrainConfig", "best_device", "fit"]
+__all__ = ["Batch", "TrainConfig", "best_device", "fit", "has_checkpoint"]
 
 
 def fit(
@@ -171,6 +171,14 @@ def fit(
     return sharding.all_whole(state.best or state.average.state)
 
 
+def has_checkpoint(artefact: Artefact, config: TrainConfig) -> bool:
+    """Whether `fit` would go on from a checkpoint, whatever weights it is given."""
+    folder = artefact.folder / checkpoint.FOLDER
+    if config.sharding == "full":
+        return sharded_checkpoint.latest(folder) is not None
+    return state_file(folder).exists()
+
+
 def _parts_of_batch(size: int, n_parts: int) -> list[slice]:
     """Positions in a batch that this process loads, in parts."""
     n = distributed.world_size()
@@ -196,7 +204,13 @@ def _choose_precision(config: TrainConfig, device: torch.device) -> Precision:
 
 
 def _has_no_patience(state: RunState, config: TrainConfig) -> bool:
-    return config.patience is not None and state.progress.n_worse >= config.patience
+    """In phases before the last, what has ceased to improve is not what training ends with."""
+    if config.patience is None or state.progress.n_worse < config.patience:
+        return False
+    # The phase of the latest validation, which `n_worse` is of: the objective may be further.
+    objective = state.objective
+    last_phase = objective.last_phase if isinstance(objective, PhasedObjective) else 0
+    return state.progress.phase == last_phase
 
 
 def _check_skipped(fault: str, state: RunState, config: TrainConfig) -> None:

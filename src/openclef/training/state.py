@@ -75,7 +75,7 @@ class RunState:
         if self._in_shards:
             sharded_checkpoint.save(folder, self.progress.step, tensors, notes)
         else:
-            checkpoint.save_tensors(_file(folder), tensors, notes=notes)
+            checkpoint.save_tensors(state_file(folder), tensors, notes=notes)
 
     def restore(self, folder: Path) -> None:
         """Undo the latest `save`, if there is one; raises ArtefactError if it cannot be read."""
@@ -84,8 +84,8 @@ class RunState:
             if path is None:
                 return
             tensors, notes = sharded_checkpoint.load(path, self._like())
-        elif _file(folder).exists():
-            tensors, notes = checkpoint.load_tensors(_file(folder))
+        elif state_file(folder).exists():
+            tensors, notes = checkpoint.load_tensors(state_file(folder))
         else:
             return
         self.objective.load_state_dict(checkpoint.take_prefix(tensors, "model"))
@@ -108,5 +108,6 @@ class RunState:
         return moments | {f"{of}.{name}": value for of in copies for name, value in weights.items()}
 
 
-def _file(folder: Path) -> Path:
+def state_file(folder: Path) -> Path:
+    """Where the first process keeps a run's state, of the folder of its checkpoints."""
     return folder / "last.safetensors"
