@@ -1,7 +1,12 @@
-"""`openclef reproduce tokenizer | encoder | scaling`: remake a table."""
+"""`openclef reproduce tokenizer | encoder | scaling`: remake a table.
+
+OUT is of one verb and one cohort. Tables are of what a call asks for; no run drops out of the
+tables of an earlier call: see `_end`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +20,12 @@ app = typer.Typer(
 )
 
 
+_KEEPS = (
+    "Tables are of what this call asks for; if those there have further runs, they stay, and this "
+    "call's go to a subfolder tables-<hash of its runs>."
+)
+
+
 @app.callback()
 def main() -> None:
     """Make a table of the paper, or of this project, again."""
@@ -23,7 +34,9 @@ def main() -> None:
 @app.command(epilog="Example: openclef reproduce tokenizer runs/a/cohort runs/ablation --seed 0")
 def tokenizer(
     cohort: Annotated[Path, typer.Argument(help="Cohort folder, with findings.")],
-    out: Annotated[Path, typer.Argument(help="Folder of tokenizers and tables; resumes.")],
+    out: Annotated[
+        Path, typer.Argument(help=f"Folder of tokenizers and tables; resumes. {_KEEPS}")
+    ],
     recipe: Annotated[
         list[str] | None,
         typer.Option(
@@ -59,7 +72,7 @@ def tokenizer(
         also=[store.Cohort(folder) for folder in also or []],
     )  # fmt: skip
     tables = {"tokenizers": found.runs, "summary": found.summary, "elsewhere": found.elsewhere}
-    _end(out, tables, found.summary)
+    _end(out, tables, ("tokenizer", "seed"), found.summary)
 
 
 @app.command(
@@ -69,7 +82,7 @@ def tokenizer(
 def encoder(
     cohort: Annotated[Path, typer.Argument(help="Cohort folder, with labels.")],
     tokens: Annotated[Path, typer.Argument(help="Tokens folder.")],
-    out: Annotated[Path, typer.Argument(help="Folder of encoders and tables; resumes.")],
+    out: Annotated[Path, typer.Argument(help=f"Folder of encoders and tables; resumes. {_KEEPS}")],
     recipe: Annotated[
         list[str] | None,
         typer.Option(help="Encoder to compare; again for more. Without: demo."),
@@ -114,7 +127,8 @@ def encoder(
         "encoders": found.runs, "summary": found.summary, "differences": found.differences,
         "comparisons": found.comparisons,
     }  # fmt: skip
-    _end(out, tables, found.summary, found.comparisons.filter(pl.col("is_best")))
+    keys = ("encoder", "kind", "seed", "pooling", "layer")
+    _end(out, tables, keys, found.summary, found.comparisons.filter(pl.col("is_best")))
 
 
 @app.command(
@@ -123,7 +137,7 @@ def encoder(
 def scaling(
     cohort: Annotated[Path, typer.Argument(help="Cohort folder, with findings.")],
     tokens: Annotated[Path, typer.Argument(help="Tokens folder.")],
-    out: Annotated[Path, typer.Argument(help="Folder of encoders and tables; resumes.")],
+    out: Annotated[Path, typer.Argument(help=f"Folder of encoders and tables; resumes. {_KEEPS}")],
     size: Annotated[
         list[str] | None,
         typer.Option(help="Encoder; again for more. Without: demo-w32 to demo-w192."),
@@ -140,6 +154,8 @@ def scaling(
     ] = None,
 ) -> None:
     """What more parameters and more data bring: cross-entropy, AUROC of findings, a curve."""
+    import polars as pl
+
     from openclef.artefact import atomic
     from openclef.cohort import store
     from openclef.recipes.encoders import WIDTHS
@@ -151,27 +167,57 @@ def scaling(
         data, TokenTable(tokens, data), out, sizes=size or tuple(WIDTHS), shares=share or SHARES,
         seeds=seed or [0], n_steps=n_steps, say=typer.echo,
     )  # fmt: skip
-    with atomic(out / "scaling.png") as temporary:
+    tables = {
+        "runs": found.runs, "by_size": found.by_size, "by_data": found.by_data,
+        "law": found.law.table if found.law else pl.DataFrame(),
+    }  # fmt: skip
+    where = _end(out, tables, ("size", "train_share", "seed"), found.by_size, found.by_data)
+    with atomic(where / "scaling.png") as temporary:
         temporary.write_bytes(found.figure.data)
-    tables = {"runs": found.runs, "by_size": found.by_size, "by_data": found.by_data}
-    if found.law:
-        tables["law"] = found.law.table
-    _end(out, tables, found.by_size, found.by_data)
-    typer.echo(f"figure: {out / 'scaling.png'}")
+    typer.echo(f"figure: {where / 'scaling.png'}")
     typer.echo(found.statement)
 
 
-def _end(out: Path, tables: dict[str, pl.DataFrame], *shown: pl.DataFrame) -> None:
-    """Write the tables that have rows, and print some."""
+def _end(
+    out: Path, tables: dict[str, pl.DataFrame], keys: Sequence[str], *shown: pl.DataFrame
+) -> Path:
+    """Write the tables that have rows, remove those that have none now, and print some.
+
+    The first one's rows are runs, told apart by `keys`. If its like in `out` has others besides,
+    all tables there stay, and these go to a folder of their own, named by their runs.
+
+    Returns the folder.
+    """
     import polars as pl
 
-    from openclef.artefact import atomic
+    from openclef.artefact import atomic, hash_json
 
-    written = {out / f"{name}.csv": table for name, table in tables.items() if not table.is_empty()}
-    for path, table in written.items():
+    name, table = next(iter(tables.items()))
+    runs = _as_text(table.write_csv(float_precision=4).encode(), keys)
+    where = out
+    if (out / f"{name}.csv").exists():
+        earlier = _as_text(out / f"{name}.csv", keys)
+        n_more = earlier.join(runs, on=keys, how="anti", nulls_equal=True).height
+        if n_more:
+            where = out / f"tables-{hash_json(sorted(map(str, runs.rows())))[:12]}"
+            typer.echo(f"{out}: keeps its tables, which have {n_more} rows of other runs")
+    for name, table in tables.items():
+        path = where / f"{name}.csv"
+        if table.is_empty():
+            path.unlink(missing_ok=True)
+            continue
         with atomic(path) as temporary:
             table.write_csv(temporary, float_precision=4)
     with pl.Config(tbl_rows=-1, tbl_cols=-1, float_precision=3, tbl_width_chars=200):
         for table in shown:
             typer.echo(table)
-    typer.echo(f"tables: {', '.join(map(str, written))}")
+    written = [name for name, table in tables.items() if not table.is_empty()]
+    typer.echo(f"tables: {', '.join(str(where / f'{name}.csv') for name in written)}")
+    return where
+
+
+def _as_text(source: Path | bytes, columns: Sequence[str]) -> pl.DataFrame:
+    """Columns of a CSV table as they are written: a rounded number equals itself."""
+    import polars as pl
+
+    return pl.read_csv(source, infer_schema=False).select(columns)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from openclef import artefact
 from openclef.artefact import atomic
 from openclef.benchmark.information import (
     Estimate,
@@ -48,6 +49,8 @@ from openclef.types import FloatArray
 
 REFERENCE = "spectrum_mean_sd"
 BASELINE = "small-plain-l1"
+# Layouts that count patients from 1: in another data set the same number is somebody else.
+COUNTED = ("folder", "tuab", "tuep")
 Run = tuple[str, int]  # tokenizer and seed
 Columns = dict[str, Any]
 
@@ -97,12 +100,13 @@ def ablate_tokenizers(
     Parameters
     ----------
     cohort : with findings among its labels.
-    out : folder; what is complete there is not done again.
+    out : folder, new or of this study of the same cohort; what is complete there is not done again.
     names : of `TOKENIZERS`. The baseline is `small-plain-l1`, or the first if that is not there.
     seeds : of the training.
     sides : columns `session_id` and `is_left`, of sessions with slowing on one side; see
         `benchmark.laterality.true_sides`.
-    also : further cohorts, such as real recordings, to measure R2 and errors on.
+    also : further cohorts, such as real recordings, to measure R2 and errors on, without patients
+        trained on. These are known by `subject_id`, unless a layout of `COUNTED` made it.
     min_positives : patients of either class that a finding needs among the held-out ones; and of
         either side, among probe and held-out ones, a third of it among tuning ones.
     say : told what comes next.
@@ -110,25 +114,23 @@ def ablate_tokenizers(
     Raises
     ------
     OpenclefError
-        Before anything is trained, if no finding or too few sides have that many patients, or two
-        cohorts of `also` share a name.
+        Before anything is trained, if no finding or too few sides have that many patients, two
+        cohorts of `also` share a name, one has patients trained on, or `out` holds something else.
     """
     _check_findings(cohort, min_positives)
     if sides is not None:
         check_sides(cohort, sides, min_patients=min_positives)
-    folder_names = [other.folder.name for other in also]
-    if len(set(folder_names)) < len(folder_names):
-        raise OpenclefError(
-            f"cohorts to measure on are told apart by their folder's name, and two of "
-            f"{', '.join(folder_names)} share one; rename a folder"
-        )
+    _check_also(cohort, also)
     stages = {(name, seed): get_tokenizer(name) for name in names for seed in seeds}
-    baseline = BASELINE if BASELINE in names else names[0]
+    baseline = _baseline(names)
+    artefact.begin(
+        out, kind="reproduction", config={"verb": "tokenizer"}, inputs={"cohort": cohort.hash}
+    )
     embeddings = [folder for folder in embed_handcrafted(cohort, out / "original")
                   if folder.name == REFERENCE]  # fmt: skip
     mean_db = _mean_db(cohort, out)
     fidelity: dict[Run, Fidelity] = {}
-    elsewhere: dict[str, dict[Run, Fidelity]] = {name: {} for name in folder_names}
+    elsewhere: dict[str, dict[Run, Fidelity]] = {other.folder.name: {} for other in also}
     for (name, seed), stage in stages.items():
         folder = out / name / str(seed)
         say(f"{name}, seed {seed}")
@@ -175,9 +177,49 @@ def _check_findings(cohort: Cohort, min_positives: int) -> None:
         )
 
 
+def _check_also(cohort: Cohort, also: Sequence[Cohort]) -> None:
+    """Whether every cohort has a name of its own and none of the patients trained on."""
+    folder_names = [other.folder.name for other in also]
+    if len(set(folder_names)) < len(folder_names):
+        raise OpenclefError(
+            f"cohorts to measure on are told apart by their folder's name, and two of "
+            f"{', '.join(folder_names)} share one; rename a folder"
+        )
+    for other in also:
+        if other.hash == cohort.hash:
+            raise OpenclefError(
+                f"{other.folder}: is the cohort trained on, whose held-out patients are measured "
+                "anyway; leave it out"
+            )
+        n_shared = len(_train_patients_of(cohort, other))
+        if n_shared:
+            raise OpenclefError(
+                f"{other.folder}: {n_shared} of its {other.sessions['subject_id'].n_unique()} "
+                f"patients have the subject_id of a train patient of {cohort.folder}; give a "
+                "cohort without them, or if they are other people, number them apart"
+            )
+
+
+def _train_patients_of(cohort: Cohort, other: Cohort) -> set[int]:
+    """Train patients of `cohort` that are in `other` too, as far as their numbers tell."""
+    train = cohort.sessions.filter(pl.col("split") == "train")["subject_id"]
+    shared = set(train) & set(other.sessions["subject_id"])
+    sources = [one.artefact.inputs.get("source") for one in (cohort, other)]
+    if sources[0] is not None and sources[0] == sources[1]:
+        return shared  # one data set, ingested twice
+    if any(one.artefact.config.get("layout") in COUNTED for one in (cohort, other)):
+        return set()
+    return {number for number in shared if number > 0}  # others are counted, see `layouts.bids`
+
+
+def _baseline(names: Sequence[str]) -> str:
+    """What the others are compared with."""
+    return BASELINE if BASELINE in names else names[0]
+
+
 def _mean_db(cohort: Cohort, out: Path) -> FloatArray:
-    """What R2 is about, kept in `reference.npy`, `[19, 128]`."""
-    path = out / "reference.npy"
+    """What R2 is about, kept by the cohort's hash, `[19, 128]`."""
+    path = out / f"reference-{cohort.hash[:12]}.npy"
     if not path.exists():
         mean_db = train_mean_db(cohort)
         with atomic(path) as temporary, temporary.open("wb") as handle:
@@ -187,8 +229,10 @@ def _mean_db(cohort: Cohort, out: Path) -> FloatArray:
 
 
 def _evaluate(cohort: Cohort, folder: Path, mean_db: FloatArray, *, model: str) -> Fidelity:
-    """Embed what is decoded; what is found of held-out windows on the way, `fidelity.npz`."""
-    path = folder / "fidelity.npz"
+    """Embed what is decoded; what is found of held-out windows on the way, kept by the
+    tokenizer's hash.
+    """
+    path = folder / f"fidelity-{_mark(folder)}.npz"
     tokenizer = load_tokenizer(folder / "tokenizer")
     held_out = cohort.rows("held_out")
     of_interest = set(held_out.tolist())
@@ -210,13 +254,18 @@ def _evaluate(cohort: Cohort, folder: Path, mean_db: FloatArray, *, model: str) 
 
 
 def _evaluate_elsewhere(cohort: Cohort, folder: Path, mean_db: FloatArray) -> Fidelity:
-    """What is found of all windows of another cohort, kept by its hash."""
-    path = folder / "elsewhere" / f"{cohort.folder.name}-{cohort.hash[:12]}.npz"
+    """What is found of all windows of another cohort, kept by both hashes."""
+    path = folder / "elsewhere" / f"{cohort.folder.name}-{cohort.hash[:12]}-{_mark(folder)}.npz"
     if not path.exists():
         tokenizer = load_tokenizer(folder / "tokenizer")
         windows = decode_windows(tokenizer, cohort, cohort.rows(), label=cohort.folder.name)
         measure(tokenizer, windows, mean_db=mean_db).save(path)
     return load_fidelity(path)
+
+
+def _mark(folder: Path) -> str:
+    """Start of the hash of a run's tokenizer: of its cohort, its configuration and its weights."""
+    return artefact.load(folder / "tokenizer", kind="tokenizer").hash[:12]
 
 
 def _bits(stage: TokenizerStage) -> float:

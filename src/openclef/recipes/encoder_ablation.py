@@ -161,7 +161,7 @@ def ablate_encoders(
     Parameters
     ----------
     cohort, tokens : with labels; one code a token.
-    out : folder; what is complete there is not done again.
+    out : folder, new or of this study of the same tokens; what is complete there is not done again.
     names : of `ENCODERS`.
     seeds : of the training.
     features : for encoders that read or predict latents or patches.
@@ -176,7 +176,8 @@ def ablate_encoders(
     ------
     OpenclefError
         Before anything is trained, if no task has that many patients, an encoder lacks a layer or
-        needs features that are not given, or a reference is of another cohort.
+        needs features that are not given, a reference is of another cohort, or `out` holds
+        something else.
     """
     config = BenchmarkConfig(
         protocol="split", min_held_out_patients=1, min_positives=min_positives,
@@ -190,6 +191,12 @@ def ablate_encoders(
     }
     for (name, _), stage in stages.items():
         _check(name, stage, layers, features)
+    if references:
+        load_models(references, cohort)  # a wrong one is told before the folder is taken
+    artefact.begin(
+        out, kind="reproduction", config={"verb": "encoder"},
+        inputs={"cohort": cohort.hash, "tokens": tokens.artefact.hash},
+    )  # fmt: skip
     say("references")
     found = _references(cohort, references, out / "references")
     runs = [

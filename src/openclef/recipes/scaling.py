@@ -237,7 +237,7 @@ def scaling_study(
     Parameters
     ----------
     cohort, tokens : with findings among the labels; one code a token.
-    out : folder; what is complete there is not done again.
+    out : folder, new or of this study of the same tokens; what is complete there is not done again.
     sizes : of `ENCODERS`, reading codes only.
     shares : of the train patients, nested.
     seeds : of the training and of the order of the patients.
@@ -249,7 +249,7 @@ def scaling_study(
     ------
     OpenclefError
         Before anything is trained, if a share is not above 0 and at most 1, an encoder needs more
-        than codes, or no finding has enough patients.
+        than codes, no finding has enough patients, or `out` holds something else.
     """
     wrong = [share for share in shares if not 0 < share <= 1]
     if wrong:
@@ -263,6 +263,10 @@ def scaling_study(
     )  # fmt: skip
     probing = Probing(cohort, out / "probed", config)
     stages = {name: _stage(name, tokens, n_steps) for name in sizes}
+    artefact.begin(
+        out, kind="reproduction", config={"verb": "scaling"},
+        inputs={"cohort": cohort.hash, "tokens": tokens.artefact.hash},
+    )  # fmt: skip
     rows: list[Columns] = []
     areas: list[Floats] = []
     for (name, stage), share, seed in product(stages.items(), sorted(shares), seeds):
