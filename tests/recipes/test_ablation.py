@@ -30,11 +30,11 @@ from openclef.tokenizer.train import load_tokenizer
 
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory):
-    """(root, cohort) of 150 patients."""
+    """(root, cohort) of 90 patients."""
     root = tmp_path_factory.mktemp("ablation")
-    config = SimulationConfig(n_patients=150, seed=5, shortest_s=64, longest_s=64)
+    config = SimulationConfig(n_patients=90, seed=5, shortest_s=64, longest_s=64)
     simulate(root / "hospital", config=config, n_workers=2, progress=False)
-    splits = SplitConfig(train=0.1, probe=0.4, tuning=0.15, held_out=0.35)
+    splits = SplitConfig(train=0.1, probe=0.25, tuning=0.15, held_out=0.5)
     ingest(
         read_source(root / "hospital"), root / "cohort", config=IngestConfig(splits=splits),
         engine=LocalEngine(n_workers=2), progress=False,
