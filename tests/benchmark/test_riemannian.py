@@ -13,11 +13,10 @@ from pyriemann.tangentspace import TangentSpace
 
 from openclef import artefact
 from openclef.benchmark.rivals import riemannian
+from openclef.benchmark.rivals.covariances import band_covariances, covariance_path
 from openclef.benchmark.rivals.handcrafted import BANDS_HZ
 from openclef.benchmark.rivals.riemannian import (
-    band_covariances,
     complete,
-    covariance_path,
     embed_riemannian,
     fit_reference,
     tangent_vectors,

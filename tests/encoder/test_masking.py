@@ -96,6 +96,5 @@ def test_a_share_of_the_masked_tokens_is_predicted_whether_dropped_or_not(drop_r
     assert part.targets.sum(1).tolist() == [400, 400]
     # Of those that enter the encoder as masked ones, as large a share as of the dropped ones.
     entered = torch.zeros_like(hidden).scatter(1, part.kept, ~part.kept_hidden) & part.masked
-    if drop_ratio:
-        share = float((part.targets & entered).sum() / entered.sum())
-        assert share == pytest.approx(0.25, abs=0.05)
+    share = float((part.targets & entered).sum() / entered.sum())
+    assert share == pytest.approx(0.25, abs=0.05)
