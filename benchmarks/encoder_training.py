@@ -7,7 +7,8 @@
 - steps: `train_step` of the training loop (forward, backward, clipping, AdamW, moving average) on
   `--batch` windows of 2,048 tokens, masked at the mean ratio in every step. Operations are those of
   forward and backward as PyTorch counts them, attention included, what checkpointing works out
-  twice counted once; the optimiser's are not counted but its time is.
+  twice counted once (`base` does; `--keep-activations` for without); the optimiser's are not
+  counted but its time is.
 - lengths: the same step of `small` on one window of 1,024 to 16,384 tokens, grids of (1, 8, n / 8).
   Operations by the objective's formula, which "steps" shows beside the counted ones.
 - real: 20 steps of `train_encoder` on given tokens, checkpoint and validation as in any run. The
@@ -123,13 +124,17 @@ def measure_step(
     repeats: int,
     threads: int,
     is_counted: bool,
+    keeps_activations: bool,
 ) -> Step:
     """A step of the encoder of that name on tokens drawn at random, none hidden."""
     torch.set_num_threads(threads)
     keep_freed_memory()
     torch.manual_seed(0)
     stage = at_mean_ratio(get_encoder(name))
-    stage = changed(stage, model=changed(stage.model, grid=(1, 8, n_tokens // 8)))
+    shape = changed(stage.model, grid=(1, 8, n_tokens // 8))
+    if keeps_activations:
+        shape = changed(shape, checkpoint_activations=False)
+    stage = changed(stage, model=shape)
     config = changed(stage.train, batch_size=batch, precision=precision)
     objective = MaskedReconstruction(stage.model, stage.loss)
     state = RunState(objective, config)
@@ -338,8 +343,9 @@ def measure_parts(args: argparse.Namespace) -> None:
 
     def measured(name: str, precision: Precision, n: int, batch: int, is_counted: bool) -> Step:
         return alone(
-            measure_step, name, n, batch, precision, args.repeats, args.threads, is_counted
-        )
+            measure_step, name, n, batch, precision, args.repeats, args.threads, is_counted,
+            args.keep_activations,
+        )  # fmt: skip
 
     before = peak_rates(args.repeats)
     steps = {
@@ -369,6 +375,10 @@ def main() -> None:
     parser.add_argument(
         "--lengths", nargs="+", type=length, default=[1024, 2048, 4096, 8192, 16384]
     )
+    parser.add_argument(
+        "--keep-activations", action="store_true",
+        help="no checkpointing, which works out layers twice and counts them once",
+    )  # fmt: skip
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--real", nargs=2, type=Path, metavar=("COHORT", "TOKENS"))

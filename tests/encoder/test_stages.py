@@ -24,7 +24,7 @@ from openclef.errors import ArtefactError, OpenclefError
 from openclef.recipes.encoders import for_tokens, get_encoder
 from openclef.recipes.recipe import changed
 from openclef.tokenizer.features import WHITENER, FeatureTable
-from openclef.tokenizer.token_table import TokenTable, fixed_lists
+from openclef.tokenizer.token_table import CODE_VECTORS, TokenTable, fixed_lists
 from openclef.training import checkpoint
 from openclef.training.loop import TrainConfig
 from openclef.training.optim import OptimConfig
@@ -102,7 +102,8 @@ def data(tmp_path_factory):
         }
     )
     pq.write_table(table, root / "tokens" / "part-00000.parquet")
-    tokens.finish(["part-00000.parquet"])
+    np.save(root / "tokens" / CODE_VECTORS, rng.normal(size=(N_CODES, 3)).astype(np.float32))
+    tokens.finish(["part-00000.parquet", CODE_VECTORS])
     table = TokenTable(root / "tokens", cohort)
 
     folder = root / "features"
@@ -326,3 +327,17 @@ def test_masks_do_not_depend_on_which_windows_are_asked(data, trained):
     assert frame["se"].is_null().all()  # of one patient
     with pytest.raises(OpenclefError, match="no window"):
         evaluate_encoder(trained, data.cohort, data.tokens, split="nobody", **sources)
+
+
+def test_a_table_can_start_from_the_codebook_of_the_tokens(data, tmp_path):
+    """Of no steps: the start itself, of which an untrained encoder is made too."""
+    tables = []
+    for name, start in (("random", "random"), ("codebook", "codebook"), ("again", "codebook")):
+        train_encoder(data.tokens, tmp_path / name, config=stage_of(0, code_table=start))
+        tables.append(load_encoder(tmp_path / name).tokens.weight.detach())
+    random, first, second = tables
+    assert torch.equal(first, second)
+    assert torch.equal(random[N_CODES], first[N_CODES])  # what stands for a masked token
+    vectors = torch.from_numpy(data.tokens.code_vectors())
+    assert torch.linalg.matrix_rank(first[:N_CODES] - first[:N_CODES].mean(0), tol=1e-4) == 4
+    assert vectors.shape == (N_CODES, 3)  # and their squared length

@@ -251,3 +251,41 @@ def test_gradients_repeat_bit_for_bit_at_full_size_and_on_several_threads():
             assert all(torch.equal(a, b) for a, b in zip(first, gradients(), strict=True))
     finally:
         torch.set_num_threads(1)
+
+
+def test_a_table_from_the_codebook_keeps_what_codes_have_in_common():
+    """Distances of the vectors survive; scale and offset of a dimension do not matter."""
+    rng = torch.Generator().manual_seed(1)
+    vectors, counts = torch.randn(400, 3, generator=rng), torch.full((400,), 5)
+    stretched = vectors * torch.tensor([1.0, 30.0, 0.02]) + torch.tensor([5.0, -70.0, 0.0])
+    tables = []
+    for given in (vectors, stretched):
+        model = made(n_codes=400, width=256)
+        mask_before = model.tokens.weight[400].clone()
+        model.start_from_codebook(given, counts)
+        assert torch.equal(model.tokens.weight[400], mask_before)
+        tables.append(model.tokens.weight[:400].detach())
+    assert torch.allclose(*tables, atol=1e-4)
+    assert tables[0].square().sum(1).mean() == pytest.approx(1, rel=0.15)  # as random ones
+    near, far = (torch.cdist(x, x).flatten() for x in (vectors, tables[0]))
+    assert torch.corrcoef(torch.stack([near, far]))[0, 1] > 0.8
+
+
+def test_the_log_density_about_any_point_is_linear_in_such_a_table():
+    """What the squared length is for: a head can prefer the codes around any latent."""
+    vectors = torch.randn(300, 2, generator=torch.Generator().manual_seed(1))
+    model = made(n_codes=300, width=16)
+    model.start_from_codebook(vectors, torch.ones(300))
+    table = torch.cat([model.tokens.weight[:300].detach(), torch.ones(300, 1)], 1).double()
+    wanted = -(vectors - torch.tensor([0.7, -0.4])).square().sum(1, keepdim=True).double()
+    wanted /= vectors.var(0).mean()
+    fitted = table @ torch.linalg.lstsq(table, wanted, driver="gelsd").solution
+    assert (fitted - wanted).std() < 0.12 * wanted.std()
+
+
+def test_codes_that_are_used_decide_what_is_average():
+    vectors = torch.tensor([[0.0], [1.0], [1000.0]])
+    model = made(n_codes=3, width=8)
+    model.start_from_codebook(vectors, torch.tensor([10**9, 10**9, 0]))
+    first, second, unused = model.tokens.weight[:3].detach()
+    assert unused.norm() > 100 * (first - second).norm()

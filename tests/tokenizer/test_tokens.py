@@ -43,6 +43,7 @@ class Stub(torch.nn.Module):
         super().__init__()
         quantiser = SimpleNamespace(n_quantisers=n_quantisers, n_codes=8192)
         self.config = SimpleNamespace(grid=grid, quantiser=quantiser)
+        self.quantiser = SimpleNamespace(decode=lambda ids: ids * torch.tensor([1.0, 0.5]))
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.on_call = on_call or {}  # number of a call -> what is done at it
         self.n_calls = 0
@@ -184,6 +185,8 @@ def test_regions_and_several_codes_a_token(cohort, make, tmp_path, grid):
     make(cohort, tmp_path / "t", Stub(grid, n_quantisers=3))
     table = TokenTable(tmp_path / "t", cohort)
     assert (table.grid, table.ids.shape) == (grid, (N_WINDOWS, int(np.prod(grid)), 3))
+    with pytest.raises(ArtefactError, match=r"codes\.npy: not there; tokens of one code each"):
+        table.code_vectors()
     for row in range(N_WINDOWS):
         ids, hidden = expected(row, grid, 3)
         assert np.array_equal(table.ids[row], ids.reshape(-1, 3)), row
@@ -213,6 +216,14 @@ def test_one_window_gives_the_tokens_of_the_cohort(cohort, make, tmp_path):
     assert (one.ids.shape, one.mask.shape) == ((1, 8, 256, 1), (1, 8, 256))
     assert np.array_equal(one.ids.ravel(), table.ids[3])
     assert np.array_equal(one.mask.ravel(), table.hidden(np.array([3]))[0])
+
+
+def test_tokens_of_one_code_know_what_their_ids_stand_for(cohort, make, tmp_path):
+    stage = make(cohort, tmp_path / "t")
+    vectors = TokenTable(tmp_path / "t", cohort).code_vectors()
+    assert (vectors.shape, vectors.dtype) == ((8192, 2), np.float32)
+    assert vectors[[0, 1, 8191]].tolist() == [[0, 0], [1, 0.5], [8191, 4095.5]]
+    assert "codes.npy" in stage.manifest()["outputs"]
 
 
 def test_rows_are_those_of_the_splits(cohort, make, tmp_path):

@@ -168,7 +168,7 @@ def evaluate_encoder(
     starts = track(range(0, len(rows), BATCH_SIZE), "cross-entropy")
     for part in (rows[start : start + BATCH_SIZE] for start in starts):
         batch = {name: x.to(best_device()) for name, x in windows.batch(part).items()}
-        masking = _masking(batch["hidden"], part, ratio=ratio, drop_ratio=drop_ratio, seed=seed)
+        masking = mask_rows(batch["hidden"], part, ratio=ratio, drop_ratio=drop_ratio, seed=seed)
         with torch.no_grad():
             logits = model(batch, masking).float()
             losses = F.cross_entropy(logits, batch["ids"][masking.masked], reduction="none")
@@ -183,9 +183,21 @@ def evaluate_encoder(
     return _table(pl.DataFrame(sums), cohort, tokens)
 
 
-def _masking(
+def mask_rows(
     hidden: torch.Tensor, rows: NDArray[np.int64], *, ratio: float, drop_ratio: float, seed: int
 ) -> Masking:
+    """The masks that windows are asked with: a window's depends on its row and the seed alone.
+
+    Parameters
+    ----------
+    hidden : Tensor, shape (B, L), bool
+        True = not visible, of these windows.
+    rows : array, shape (B,)
+        Of the windows in their token table.
+    ratio, drop_ratio : float
+        Of the visible tokens masked, and left out of the encoder.
+    seed : int
+    """
     noise = np.stack([np.random.default_rng([seed, row]).random(hidden.shape[1]) for row in rows])
     on_device = torch.from_numpy(noise).to(hidden.device)
     return mask_first(hidden, on_device, ratio=ratio, drop_ratio=drop_ratio)

@@ -143,7 +143,10 @@ def train_encoder(
     torch.manual_seed(config.train.seed)
     objective = MaskedReconstruction(config.model, config.loss)
     tuning_rows = tokens.rows("tuning")
-    objective.model.start_from_frequencies(_code_counts(tokens, train_rows, config.model.n_codes))
+    counts = _code_counts(tokens, train_rows, config.model.n_codes)
+    objective.model.start_from_frequencies(counts)
+    if config.model.code_table == "codebook":
+        objective.model.start_from_codebook(torch.from_numpy(tokens.code_vectors()), counts)
 
     def load_batch(indices: np.ndarray, _: Sequence[np.random.Generator]) -> Batch:
         return windows.batch(train_rows[indices])

@@ -32,6 +32,8 @@ class EncoderConfig(BaseModel):
     and masked positions, the class token's output (paper.md, Encoder) or a learned mask token.
     inputs: what a token shows of itself: its code, its latent before quantisation (latent_dim
     numbers), its whitened patch of the spectrogram (patch_dim numbers); see tokenizer/features.py.
+    code_table: how the embeddings of codes start, at random or as the tokenizer's code vectors,
+    projected; see `start_from_codebook`.
     use_channel_mask: tell which channels are missing. use_clock: tell the hour of the day.
     checkpoint_activations: work each layer out twice in training, for less memory.
     """
@@ -49,6 +51,7 @@ class EncoderConfig(BaseModel):
     inputs: Inputs = "codes"
     latent_dim: int = Field(32, gt=0)
     patch_dim: int = Field(32, gt=0)
+    code_table: Literal["random", "codebook"] = "random"
     use_channel_mask: bool = False
     use_clock: bool = False
     checkpoint_activations: bool = False
@@ -182,6 +185,24 @@ class MaskedTransformer(nn.Module):
         shares = (counts_V + 1).double() / (counts_V + 1).sum()
         self.code_bias.copy_(torch.log(shares))
 
+    @torch.no_grad()
+    def start_from_codebook(self, vectors_VD: Tensor, counts_V: Tensor) -> None:
+        """Start the table of codes at the tokenizer's code vectors, projected at random (ours).
+
+        The output table is detached: where it starts at random, codes that look alike share
+        nothing, and a masked token that may be any of a hundred such codes has no short
+        description. Each dimension is standardised over the codes' use (`counts_V`), and their
+        squared length is one more: the log-density of a Gaussian about any point is linear in
+        both. Embeddings are as long as random ones on average.
+        """
+        shares_V1 = ((counts_V + 1).double() / (counts_V + 1).sum())[:, None]
+        shape_VD = _standardised(vectors_VD.double(), shares_V1)
+        length_V1 = _standardised(shape_VD.square().mean(1, keepdim=True), shares_V1)
+        x = torch.cat([shape_VD, length_V1], 1)
+        projection = torch.randn(x.shape[1], self.config.width, dtype=x.dtype)
+        projection *= (x.shape[1] * self.config.width) ** -0.5
+        self.tokens.weight[: self.config.n_codes] = (x @ projection).float()
+
     def encode(
         self,
         batch: Mapping[str, Tensor],
@@ -278,6 +299,12 @@ class MaskedTransformer(nn.Module):
             return again
         out: Tensor = block(x, attend)
         return out
+
+
+def _standardised(x: Tensor, weights: Tensor) -> Tensor:
+    """Columns at weighted mean 0 and SD 1; weights `[n, 1]` sum to 1."""
+    centred = x - (weights * x).sum(0)
+    return centred / (weights * centred.square()).sum(0).sqrt().clamp(min=1e-6)
 
 
 def _attend(hidden: Tensor) -> Tensor | None:

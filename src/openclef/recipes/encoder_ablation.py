@@ -288,14 +288,17 @@ def held_out_cross_entropy(
     features: FeatureTable | None = None,
 ) -> Columns:
     """`cross_entropy, share` and their errors `*_se`, as `evaluate_encoder` has them, of
-    `folder/encoder` and held-out patients; kept in `folder/cross_entropy.csv`. Nothing if the
-    encoder predicts no codes.
+    `folder/encoder` and held-out patients; kept in `folder/cross_entropy.csv`. As many tokens are
+    left out of the encoder as in its training. Nothing if the encoder predicts no codes.
     """
     if stage.loss.code_weight == 0:
         return {}
     path = folder / "cross_entropy.csv"
     if not path.exists():
-        table = evaluate_encoder(folder / "encoder", cohort, tokens, features=features)
+        table = evaluate_encoder(
+            folder / "encoder", cohort, tokens, features=features,
+            drop_ratio=stage.loss.masking.drop_ratio,
+        )  # fmt: skip
         with atomic(path) as temporary:
             table.write_csv(temporary)
     row = pl.read_csv(path).row(by_predicate=pl.col("predictor") == "encoder", named=True)

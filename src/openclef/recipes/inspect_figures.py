@@ -32,7 +32,7 @@ HEAD = (
 )  # fmt: skip
 PAIRS = list(zip(LEFT, RIGHT, strict=True))
 SINGLE = ("F3", "T4", "C3", "O2")  # drawn if visible, else the next ones of HEAD
-_MAX_STEPS = 320  # columns of a drawn spectrogram: more than a screen has for it
+MAX_STEPS = 320  # columns of a drawn spectrogram: more than a screen has for it
 _HIDDEN = "#bdbdbd"
 _FEWEST = 4  # channels that a map can be interpolated from
 # Okabe and Ito's colours, and dashes: told apart by colour-blind readers and in print.
@@ -69,7 +69,7 @@ def reconstruction(window: Decoded, *, name: str, start_s: float) -> Drawn:
     shown = sorted(visible, key=lambda c: (c not in SINGLE, HEAD.index(c)))[: len(SINGLE)]
     pairs = [pair for pair in PAIRS if set(pair) <= set(visible)]
     n_shown = int(np.flatnonzero(~window.original.time_mask).max()) + 1
-    step = -(-n_shown // _MAX_STEPS)
+    step = -(-n_shown // MAX_STEPS)
     images = {}
     for kind, power_db in (("original", window.original.power_db), ("decoded", window.power_db)):
         clamped = np.clip(power_db[..., :n_shown], -CLAMP_DB, CLAMP_DB)
@@ -79,7 +79,7 @@ def reconstruction(window: Decoded, *, name: str, start_s: float) -> Drawn:
         if pairs:
             series["left - right"] = np.mean([power[a] - power[b] for a, b in pairs], axis=0)
         hidden = window.original.time_mask[:n_shown]
-        images[kind] = np.stack([_in_steps(image, hidden, step) for image in series.values()])
+        images[kind] = np.stack([in_steps(image, hidden, step) for image in series.values()])
     images["decoded - original"] = images["decoded"] - images["original"]
     minutes = (start_s + step * np.arange(images["original"].shape[-1] + 1)) / 60
     is_difference = np.array([label.startswith("left") for label in series])
@@ -111,11 +111,11 @@ def reconstruction(window: Decoded, *, name: str, start_s: float) -> Drawn:
         axes[row, 0].set_ylabel(f"{label}\nHz")
     for axis in axes[-1]:
         axis.set_xlabel("minute of the session")
-    in_steps = f"in steps of {step} s" if step > 1 else "second by second"
+    in_time = f"in steps of {step} s" if step > 1 else "second by second"
     error_db = float(np.nanmean(np.abs(images["decoded - original"][0])))
     figure = png(
         canvas,
-        f"{name}, {in_steps}. Hidden minutes are grey. "
+        f"{name}, {in_time}. Hidden minutes are grey. "
         + (f"Left minus right: mean of {len(pairs)} homologous pairs. " if pairs else "")
         + "The right colour bar is that of errors and of left minus right.",
         f"Spectrograms of {name} in three columns, original, decoded and error, of the mean over "
@@ -130,7 +130,7 @@ def reconstruction(window: Decoded, *, name: str, start_s: float) -> Drawn:
     ))  # fmt: skip
 
 
-def _in_steps(image: FloatArray, hidden: NDArray[np.bool_], step: int) -> FloatArray:
+def in_steps(image: FloatArray, hidden: NDArray[np.bool_], step: int) -> FloatArray:
     """Mean over the visible frames of every `step` ones `[F, T / step]`; NaN if there is none."""
     starts = np.arange(0, len(hidden), step)
     n = np.add.reduceat((~hidden).astype(np.float32), starts)

@@ -33,6 +33,7 @@ from openclef.types import CHANNELS, SPLITS
 N_CODES = 12
 N_FAILURES = 5
 _CODES_A_FIGURE = 4
+_PREFIX = "openclef."  # of the names in the metadata of the numbers
 
 
 def inspect_tokenizer(
@@ -77,7 +78,7 @@ def inspect_tokenizer(
         "windows": str(n_windows), "examples": str(n_examples), "seed": str(seed),
     }  # fmt: skip
     numbers_path = out.with_suffix(".parquet")
-    if _is_there(out, numbers_path, made_of):
+    if is_there(out, made_of):
         return numbers_path
     rows, n_hidden = choose_windows(cohort, split, n_windows=n_windows, seed=seed)
     tokenizer = load_tokenizer(tokenizer_folder)
@@ -99,34 +100,29 @@ def inspect_tokenizer(
         median_mae_db=looked.windows["mae_db"].median(), n_channels=len(CHANNELS),
         clamp_db=CLAMP_DB,
     )  # fmt: skip
-    table = pl.concat(numbers, how="diagonal").to_arrow()
-    table = table.replace_schema_metadata({f"openclef.{k}": v for k, v in made_of.items()})
-    with atomic(numbers_path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-    with atomic(out) as temporary:  # last: where the page is, all is there
-        temporary.write_text(page, encoding="utf-8")
-    return numbers_path
+    return write_page(out, page, numbers, made_of=made_of)
 
 
-def _is_there(out: Path, numbers_path: Path, made_of: dict[str, str]) -> bool:
-    """Whether the page is; raises ArtefactError rather than let anything else be overwritten."""
+def is_there(out: Path, made_of: dict[str, str]) -> bool:
+    """Whether the page of `made_of` is at `out`.
+
+    Raises ArtefactError rather than let anything else be overwritten, and OpenclefError if the name
+    is not one of a page.
+    """
     if out.suffix != ".html":
         raise OpenclefError(f"{out}: give the page a name that ends in .html, {out.name}.html")
+    numbers_path = out.with_suffix(".parquet")
     if numbers_path.exists():
-        try:
-            metadata = pq.read_schema(numbers_path).metadata or {}
-        except (OSError, ValueError):  # ArrowInvalid is a ValueError
-            metadata = {}
-        earlier = {
-            name: metadata.get(f"openclef.{name}".encode(), b"").decode() for name in made_of
-        }
-        if not any(earlier.values()):
+        earlier = _page_metadata(numbers_path)
+        if not earlier.keys() & made_of.keys():
             raise ArtefactError(f"{numbers_path}: exists and is not of a page; choose another name")
-        for name, value in made_of.items():
-            if earlier[name] != value:
+        # Both ways: a page of an encoder is made of more than a page of its tokenizer.
+        for name in [*made_of, *(earlier.keys() - made_of.keys())]:
+            there, asked = earlier.get(name, "none"), made_of.get(name, "none")
+            if there != asked:
                 raise ArtefactError(
                     f"{numbers_path}: holds the numbers of another page ({name}: "
-                    f"{earlier[name][:12]} there, {value[:12]} asked); choose another name or "
+                    f"{there[:12]} there, {asked[:12]} asked); choose another name or "
                     "delete both files"
                 )
         return out.exists()
@@ -135,6 +131,30 @@ def _is_there(out: Path, numbers_path: Path, made_of: dict[str, str]) -> bool:
             f"{out}: exists, without its numbers {numbers_path.name}; choose another name"
         )
     return False
+
+
+def _page_metadata(path: Path) -> dict[str, str]:
+    """What the numbers in `path` were made of; empty if it is no Parquet file."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, ValueError):  # ArrowInvalid is a ValueError
+        return {}
+    named = {name.decode(): value.decode("utf-8", "replace") for name, value in metadata.items()}
+    return {k.removeprefix(_PREFIX): v for k, v in named.items() if k.startswith(_PREFIX)}
+
+
+def write_page(
+    out: Path, page: str, numbers: list[pl.DataFrame], *, made_of: dict[str, str]
+) -> Path:
+    """Write the page, and the numbers beside it with what they are made of; gives their path."""
+    numbers_path = out.with_suffix(".parquet")
+    table = pl.concat(numbers, how="diagonal").to_arrow()
+    table = table.replace_schema_metadata({f"{_PREFIX}{k}": v for k, v in made_of.items()})
+    with atomic(numbers_path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+    with atomic(out) as temporary:  # last: where the page is, all is there
+        temporary.write_text(page, encoding="utf-8")
+    return numbers_path
 
 
 def choose_windows(cohort: Cohort, split: str, *, n_windows: int, seed: int) -> tuple[Ints, int]:
@@ -262,22 +282,25 @@ def _sections(
 
 
 def _examples(tokenizer: Vqgan, cohort: Cohort, looked: Looked, n_examples: int) -> Iterator[Drawn]:
-    """Windows in the middle of equal parts of the ranking by error."""
-    ranked = looked.windows.sort("mae_db", "row")
-    n = min(n_examples, ranked.height)
-    places = ((np.arange(n) + 0.5) / max(1, n) * ranked.height).astype(int)
-    chosen = {row["row"]: (place + 1, row) for place, row in
-              zip(places, ranked[places].iter_rows(named=True), strict=True)}  # fmt: skip
+    examples = choose_examples(looked.windows, "mae_db", n_examples)
     windows = decode_windows(
-        tokenizer, cohort, np.array(list(chosen), np.int64), label="decoding examples"
+        tokenizer, cohort, examples["row"].to_numpy(), label="decoding examples"
     )
-    for window in windows:
-        place, row = chosen[window.row]
+    for window, row in zip(windows, examples.iter_rows(named=True), strict=True):
         name = (
             f"Session {row['session_id']}, window {row['window']}: {row['mae_db']:.2f} dB, "
-            f"{place} of {ranked.height} by error"
+            f"{row['place']} of {looked.windows.height} by error"
         )
         yield inspect_figures.reconstruction(window, name=name, start_s=row["start_s"])
+
+
+def choose_examples(windows: pl.DataFrame, error: str, n_examples: int) -> pl.DataFrame:
+    """Windows in the middle of equal parts of the ranking by the column `error`, from the smallest
+    on, and their `place` in it, from 1."""
+    ranked = windows.sort(error, "row").with_row_index("place", offset=1)
+    n = min(n_examples, ranked.height)
+    places = ((np.arange(n) + 0.5) / max(1, n) * ranked.height).astype(int)
+    return ranked[places]
 
 
 def _about_codes(tokenizer: Vqgan) -> str:

@@ -29,6 +29,7 @@ from openclef.training.loop import Batch
 from openclef.types import SPLITS, BoolArray
 
 CACHE = "tokens.arrow"
+CODE_VECTORS = "codes.npy"
 # Its writer writes every few seconds. Whether another machine's process lives cannot be asked.
 _ABANDONED_S = 3600
 
@@ -87,6 +88,20 @@ class TokenTable:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def code_vectors(self) -> NDArray[np.float32]:
+        """What each id stands for in the tokenizer's latent space, `[n_codes, D]`.
+
+        Raises ArtefactError of tokens of several codes each, which have no such table.
+        """
+        path = self.artefact.folder / CODE_VECTORS
+        if not path.exists():
+            raise ArtefactError(
+                f"{path}: not there; tokens of one code each have it, if `openclef tokenize` of "
+                "this version made them"
+            )
+        vectors: NDArray[np.float32] = np.load(path, allow_pickle=False)
+        return vectors
+
     def rows(self, *splits: str) -> NDArray[np.int64]:
         """Rows of the windows of patients in one of `splits`."""
         return np.flatnonzero(self.split.is_in(splits).to_numpy())
@@ -117,7 +132,8 @@ def make_cache(stage: Artefact) -> Path:
     identity = {b"openclef.tokens": stage.hash.encode()}
     if _schema_metadata(path) == identity:
         return path
-    parts = [stage.folder / name for name in sorted(stage.manifest()["outputs"])]
+    outputs = sorted(stage.manifest()["outputs"])
+    parts = [stage.folder / name for name in outputs if name.startswith("part-")]
     rows = pa.concat_tables(
         [_read_part(part, ["session_id", "window", "start_s", "valid"]) for part in parts]
     )

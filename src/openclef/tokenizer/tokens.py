@@ -30,7 +30,7 @@ from openclef.artefact import Artefact, atomic
 from openclef.cohort.session import PASSING, SourceError, storage_of
 from openclef.cohort.store import Cohort
 from openclef.errors import OpenclefError
-from openclef.tokenizer.token_table import fixed_lists, make_cache
+from openclef.tokenizer.token_table import CODE_VECTORS, fixed_lists, make_cache
 from openclef.tokenizer.train import check_finite, load_tokenizer, stack
 from openclef.tokenizer.vqgan import Vqgan, scale
 from openclef.training.batches import load_ahead
@@ -99,7 +99,8 @@ def tokenize_cohort(
     out : Path
         Parquet parts `session_id, window, start_s, ids, valid, error`, in order of the cohort. ids:
         `[L * Q]` uint16. valid: `[R * Tp]`, whether a column of tokens is visible. error: null, or
-        why there are no tokens.
+        why there are no tokens. Beside them `codes.npy`, `[n_codes, D]` float32: the vector that
+        each id stands for, unless a token has several codes.
     shard : tuple of int
         `(i, n)`: every n-th part, from the i-th (1 to n). Shards may be made at the same time, by
         several machines that share the disk; the last one to end finishes.
@@ -143,6 +144,8 @@ def tokenize_cohort(
         # Parts and their copy, two bytes an id each.
         n_ids = math.prod(tokenizer.config.grid) * quantiser.n_quantisers
         artefact.check_free_disk(out, 4 * n_ids * n_todo)
+        if quantiser.n_quantisers == 1:
+            _write_code_vectors(tokenizer, out)
         tokenizer.to(best_device())
         with _progress(n_todo, shown=progress) as advance:
             for index in todo:
@@ -157,6 +160,14 @@ def tokenize_cohort(
     with storage_of(out):
         make_cache(stage)
     return stage
+
+
+def _write_code_vectors(tokenizer: Vqgan, out: Path) -> None:
+    """Every shard does it, to the same bytes."""
+    ids = torch.arange(tokenizer.config.quantiser.n_codes)[:, None]
+    vectors = tokenizer.quantiser.decode(ids).numpy()
+    with storage_of(out), atomic(out / CODE_VECTORS) as temporary, temporary.open("wb") as file:
+        np.save(file, vectors, allow_pickle=False)
 
 
 def failures(folder: Path) -> pl.DataFrame:
@@ -177,7 +188,8 @@ def _finish(stage: Artefact) -> None:
             f"{stage.folder}: no window has tokens; the first, of session "
             f"{failed['session_id'][0]}: {failed['error'][0]}"
         )
-    stage.finish(part.name for part in parts)
+    codes = stage.folder / CODE_VECTORS
+    stage.finish(path.name for path in [*parts, codes] if path.exists())
     for path in stage.folder.glob(".part-*.tmp"):
         path.unlink(missing_ok=True)  # of killed writers
 
