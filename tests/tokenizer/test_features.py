@@ -22,6 +22,7 @@ from openclef.tokenizer.tokens import tokenize_cohort
 from openclef.tokenizer.train import stack
 from openclef.tokenizer.vqgan import TokenizerConfig, Vqgan, scale
 from openclef.tokenizer.whitener import Whitener, fit_whitener, load_whitener, save_whitener
+from openclef.training import checkpoint
 from openclef.types import CHANNELS, LEFT
 
 N_FREQS = 8
@@ -321,3 +322,54 @@ def test_a_full_disk_is_told_before_the_work(made, tmp_path, monkeypatch):
     monkeypatch.setattr(artefact, "check_free_disk", refuse)
     with pytest.raises(ArtefactError, match="full"):
         extract(made, tmp_path / "features")
+
+
+# --- a whitener that is given ---------------------------------------------------------------------
+
+
+def given(made, out, whitener_folder, config=CONFIG):
+    cohort, _, folder, table = made
+    return extract_features(
+        cohort, folder, table, out, config=config, whitener_folder=whitener_folder
+    )
+
+
+@pytest.fixture
+def other(whole, tmp_path):
+    """The features' whitener with its first direction turned round, as an encoder may have it."""
+    folder = tmp_path / "encoder"
+    inputs = artefact.load(whole, kind="features").inputs
+    artefact.begin(folder, kind="encoder", config={}, inputs={"tokenizer": inputs["tokenizer"]})
+    tensors, _ = checkpoint.load_tensors(whole / features.WHITENER)
+    turned = {
+        name: torch.cat([-value[..., :1], value[..., 1:]], -1) if "projection" in name else value
+        for name, value in tensors.items()
+    }
+    checkpoint.save_tensors(folder / features.WHITENER, turned)
+    return folder
+
+
+def test_a_given_whitener_is_used_instead_of_fitting_one(made, whole, other, tmp_path):
+    own, stage = FeatureTable(whole), given(made, tmp_path / "f", other)
+    found = FeatureTable(tmp_path / "f")
+    assert stage.hash != own.artefact.hash
+    np.testing.assert_array_equal(found.patches[..., 0], -own.patches[..., 0])
+    np.testing.assert_array_equal(found.patches[..., 1:], own.patches[..., 1:])
+    np.testing.assert_array_equal(found.latents, own.latents)
+    found.check_whitener(other)
+    with pytest.raises(ArtefactError, match=r"patches of another whitener .*train features, --wh"):
+        own.check_whitener(other)
+
+
+def test_a_whitener_that_does_not_fit_is_refused(made, other, tmp_path):
+    with pytest.raises(ArtefactError, match="a whitener of 5 directions; 6 were asked for"):
+        given(made, tmp_path / "f", other, FeaturesConfig(patch_dim=6))
+    with pytest.raises(ArtefactError, match="not there; features have a whitener"):
+        given(made, tmp_path / "g", tmp_path)
+    config = json.loads((other / "config.json").read_text())
+    config["inputs"]["tokenizer"] = "t"
+    artefact.write_json(other / "config.json", config)
+    with pytest.raises(ArtefactError, match="its whitener is of another tokenizer"):
+        given(made, tmp_path / "h", other)
+    assert not (tmp_path / "g").exists()
+    assert not (tmp_path / "h").exists()

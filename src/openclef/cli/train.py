@@ -54,10 +54,17 @@ def features(
     tokens: Tokens,
     out: Out,
     patch_dim: Annotated[int, typer.Option(min=1, help="Numbers kept of each patch.")] = 32,
+    whitener: Annotated[
+        Path | None,
+        typer.Option(
+            help="Encoder or features folder whose whitener to use: for an encoder that was "
+            "trained on another cohort."
+        ),
+    ] = None,
 ) -> None:
     """Write what tokens were before they were integers, for encoders that read or predict it.
 
-    Whitened patches are fitted on the train patients.
+    Patches are whitened by train patients, or as `--whitener` says.
     """
     from openclef.cohort import store
     from openclef.tokenizer.features import FeaturesConfig, extract_features
@@ -65,7 +72,10 @@ def features(
 
     data = store.Cohort(cohort)
     config = FeaturesConfig(patch_dim=patch_dim)
-    extract_features(data, tokenizer_folder, TokenTable(tokens, data), out, config=config)
+    extract_features(
+        data, tokenizer_folder, TokenTable(tokens, data), out, config=config,
+        whitener_folder=whitener,
+    )  # fmt: skip
     _end(f"features: {out}")
 
 

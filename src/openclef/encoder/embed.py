@@ -226,7 +226,8 @@ def embed_tokens(
     Raises
     ------
     ArtefactError
-        If the encoder was trained on tokens of another tokenizer, or a pool on another encoder.
+        If the encoder was trained on tokens of another tokenizer or patches of another whitener,
+        or a pool on another encoder.
     OpenclefError
         If there is no such layer, the encoder reads what is not given, or a pool does not go with
         pooling and layer.
@@ -249,6 +250,7 @@ def embed_tokens(
         settings["labels_seen_by_aggregator"] = aggregator.tasks
     windows = EncoderWindows(tokens, encoder.config.companions, cohort=cohort, features=features)
     if features is not None and encoder.config.feature_dims:
+        features.check_whitener(encoder_folder)
         inputs["features"] = features.artefact.hash
     stage = begin_embeddings(out, model=model, inputs=inputs, settings=settings)
     if not stage.is_complete:

@@ -158,6 +158,8 @@ def evaluate_encoder(
     """
     model = load_encoder(encoder_folder).to(best_device())
     windows = EncoderWindows(tokens, model.config.companions, cohort=cohort, features=features)
+    if features is not None and model.config.feature_dims:
+        features.check_whitener(encoder_folder)
     rows = tokens.rows(split)
     if n_windows is not None and len(rows) > n_windows:
         rows = rows[np.linspace(0, len(rows) - 1, n_windows).astype(int)]

@@ -41,7 +41,7 @@ from openclef.recipes.inspect_filling import (
 from openclef.recipes.inspect_panels import filled_in
 from openclef.recipes.inspect_tokenizer import choose_examples, is_there, write_page
 from openclef.tokenizer.evaluate import Floats
-from openclef.tokenizer.features import WHITENER, FeatureTable
+from openclef.tokenizer.features import FeatureTable
 from openclef.tokenizer.quantisers import ProductQuantiser
 from openclef.tokenizer.token_table import TokenTable
 from openclef.tokenizer.train import load_tokenizer
@@ -114,7 +114,7 @@ def inspect_encoder(
     read = features if shape.feature_dims else None
     windows = EncoderWindows(tokens, shape.companions, cohort=cohort, features=read)
     if read is not None and "patches" in shape.feature_dims:
-        _check_whitener(encoder_folder, read)
+        read.check_whitener(encoder_folder)
     made_of = {
         "encoder": stage.hash, "tokenizer": source.hash, "cohort": cohort.hash,
         "tokens": tokens.artefact.hash, "features": read.artefact.hash if read else "none",
@@ -198,16 +198,6 @@ def _check_head(encoder: MaskedTransformer, folder: Path) -> None:
     biases = [x for name, x in encoder.head.named_parameters() if name.endswith("bias")]
     if not any(bool(bias.any()) for bias in biases):
         raise OpenclefError(f"{folder}: its code head is as it started: {_NOTHING_LEARNED}")
-
-
-def _check_whitener(encoder_folder: Path, features: FeatureTable) -> None:
-    """Raise ArtefactError if these patches are of other directions than the encoder has learned."""
-    own, given = map(artefact.hash_file, (encoder_folder / WHITENER, features.whitener_path))
-    if own != given:
-        raise ArtefactError(
-            f"{features.artefact.folder}: patches of another whitener than the encoder's "
-            f"({own[:12]} there, {given[:12]} given); their numbers mean other things to it"
-        )
 
 
 def _measure(filled: Iterator[Filled], chosen: pl.DataFrame, tokenizer: Vqgan) -> pl.DataFrame:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.progress import track
 
 from openclef import artefact
-from openclef.artefact import Artefact
+from openclef.artefact import Artefact, atomic
 from openclef.cohort.store import Cohort
 from openclef.errors import ArtefactError
 from openclef.tokenizer.token_table import TokenTable
@@ -84,6 +85,17 @@ class FeatureTable:
                 f"{tokens.artefact.folder}; make them anew in another folder"
             )
 
+    def check_whitener(self, encoder_folder: Path) -> None:
+        """Raise ArtefactError if these patches are of other directions than an encoder learned."""
+        paths = encoder_folder / WHITENER, self.whitener_path
+        own, given = map(artefact.hash_file, paths)
+        if own != given:
+            raise ArtefactError(
+                f"{self.artefact.folder}: patches of another whitener than that of "
+                f"{encoder_folder} ({given[:12]} and {own[:12]}), whose numbers mean other things; "
+                "make features with the encoder's (train features, --whitener)"
+            )
+
 
 def extract_features(
     cohort: Cohort,
@@ -92,6 +104,7 @@ def extract_features(
     out: Path,
     *,
     config: FeaturesConfig | None = None,
+    whitener_folder: Path | None = None,
 ) -> Artefact:
     """Write the continuous companions of all tokens, or finish what was interrupted.
 
@@ -107,6 +120,9 @@ def extract_features(
         Gets `latents.npy` `[W, L, code_dim]`, `patches.npy` `[W, L, patch_dim]`, both float16, and
         `whitener.safetensors`.
     config : FeaturesConfig, optional
+    whitener_folder : Path, optional
+        An encoder or features, of this tokenizer, whose whitener to use instead of fitting one:
+        what an encoder that reads patches needs of another cohort than its own.
 
     Returns
     -------
@@ -116,8 +132,8 @@ def extract_features(
     Raises
     ------
     ArtefactError
-        If the tokens are of another cohort or tokenizer, `out` holds something else, or the disk
-        is too full.
+        If the tokens are of another cohort or tokenizer, `out` holds something else, the disk
+        is too full, or the given whitener is of another tokenizer or number of directions.
     OpenclefError
         If a patch has fewer numbers than directions are asked for.
     """
@@ -131,12 +147,19 @@ def extract_features(
         out,
         kind="features",
         config=config.model_dump(mode="json"),
-        inputs={"tokens": tokens.artefact.hash, **made_of},
+        inputs={
+            "tokens": tokens.artefact.hash,
+            **made_of,
+            **(_given_whitener(whitener_folder, source.hash) if whitener_folder else {}),
+        },
     )
     if stage.is_complete:
         return stage
     tokenizer = load_tokenizer(tokenizer_folder).to(best_device())
     rows = _cohort_rows(cohort, tokens)
+    if whitener_folder and not (out / WHITENER).exists():
+        with atomic(out / WHITENER) as temporary:
+            shutil.copyfile(whitener_folder / WHITENER, temporary)
     whitener = _whitener(stage, cohort, rows[tokens.rows("train")], tokenizer, config)
     n_tokens, n_windows = math.prod(tokens.grid), len(tokens)
     dims = tokenizer.config.quantiser.code_dim, config.patch_dim
@@ -181,11 +204,25 @@ def features_of(tokenizer: Vqgan, whitener: Whitener, batch: Batch) -> dict[str,
     return dict(zip(ARRAYS, values, strict=True))
 
 
+def _given_whitener(folder: Path, tokenizer_hash: str) -> dict[str, str]:
+    """Its hash, by what it is among the inputs."""
+    path = folder / WHITENER
+    if not path.exists():
+        raise ArtefactError(
+            f"{path}: not there; features have a whitener, and so have encoders that read latents "
+            "or patches"
+        )
+    made_of = artefact.read_identity(folder / "config.json")["inputs"]
+    if made_of.get("tokenizer") != tokenizer_hash:
+        raise ArtefactError(f"{folder}: its whitener is of another tokenizer")
+    return {"whitener": artefact.hash_file(path)}
+
+
 def _whitener(
     stage: Artefact, cohort: Cohort, train_rows: NDArray[np.int64], tokenizer: Vqgan,
     config: FeaturesConfig,
 ) -> Whitener:  # fmt: skip
-    """The one of an earlier start, or a new one, fitted on train patients only."""
+    """The one of an earlier start or given, or a new one, fitted on train patients only."""
     path = stage.folder / WHITENER
     if not path.exists():
         n = min(config.n_windows, len(train_rows))
@@ -197,7 +234,13 @@ def _whitener(
 
         fitted = fit_whitener(tokenizer.config, windows, patch_dim=config.patch_dim)
         save_whitener(fitted, path)
-    return load_whitener(path, tokenizer.config).to(best_device())
+    whitener = load_whitener(path, tokenizer.config).to(best_device())
+    n_directions = whitener.snr.shape[-1]
+    if n_directions != config.patch_dim:
+        raise ArtefactError(
+            f"{path}: a whitener of {n_directions} directions; {config.patch_dim} were asked for"
+        )
+    return whitener
 
 
 def _read(cohort: Cohort, rows: NDArray[np.int64]) -> Batch:
