@@ -33,7 +33,7 @@ from openclef.types import CHANNELS, MIN_RECORDING_S, WINDOW_S, FloatArray, Reco
 
 MIN_WINDOW_S = 1.0  # a frame's step
 # Of the encoder, what only reconstruction needs.
-_UNREAD = ("to_decoder", "decoder", "head", "code_bias")
+_UNREAD = ("to_decoder", "decoder", "head", "code_bias", "code_space")
 
 
 class ClefWindowModel(nn.Module):

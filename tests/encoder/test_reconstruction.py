@@ -48,7 +48,7 @@ def test_terms_are_means_over_masked_tokens_by_an_independent_formula():
         model.encode(batch, masking.kept, masking.kept_hidden, masked_BL=masking.masked),
         masking, batch["hidden"],
     )  # fmt: skip
-    logits, targets = model.logits(decoded), batch["ids"][masking.masked]
+    logits, targets = model.logits(decoded, masking.targets), batch["ids"][masking.masked]
     smooth = F.cross_entropy(logits, targets, label_smoothing=0.1)
     patches = F.smooth_l1_loss(
         objective.heads["patches"](decoded), batch["patches"][masking.masked]

@@ -329,15 +329,26 @@ def test_masks_do_not_depend_on_which_windows_are_asked(data, trained):
         evaluate_encoder(trained, data.cohort, data.tokens, split="nobody", **sources)
 
 
-def test_a_table_can_start_from_the_codebook_of_the_tokens(data, tmp_path):
-    """Of no steps: the start itself, of which an untrained encoder is made too."""
-    tables = []
-    for name, start in (("random", "random"), ("codebook", "codebook"), ("again", "codebook")):
-        train_encoder(data.tokens, tmp_path / name, config=stage_of(0, code_table=start))
-        tables.append(load_encoder(tmp_path / name).tokens.weight.detach())
-    random, first, second = tables
-    assert torch.equal(first, second)
-    assert torch.equal(random[N_CODES], first[N_CODES])  # what stands for a masked token
-    vectors = torch.from_numpy(data.tokens.code_vectors())
-    assert torch.linalg.matrix_rank(first[:N_CODES] - first[:N_CODES].mean(0), tol=1e-4) == 4
-    assert vectors.shape == (N_CODES, 3)  # and their squared length
+@pytest.fixture(scope="module")
+def of_vectors(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("vectors") / "encoder"
+    train_encoder(data.tokens, out, config=stage_of(codes="vectors"))
+    return out
+
+
+def test_codes_that_are_vectors_start_at_the_unigram_and_learn(data, of_vectors, tmp_path):
+    start = tmp_path / "start"
+    train_encoder(data.tokens, start, config=stage_of(0, codes="vectors"))
+    first, last = (
+        dict(evaluate_encoder(x, data.cohort, data.tokens)[["predictor", "cross_entropy"]].rows())
+        for x in (start, of_vectors)
+    )
+    assert first["encoder"] == pytest.approx(first["unigram"], abs=1e-5)
+    assert last["encoder"] < first["encoder"] - 0.002
+
+
+def test_vectors_of_another_width_than_expected_are_refused(data, tmp_path):
+    config = stage_of(codes="vectors")
+    config = changed(config, model=changed(config.model, latent_dim=4))
+    with pytest.raises(ArtefactError, match=r"code vectors of 3 numbers; .* expects 4 \(latent"):
+        train_encoder(data.tokens, tmp_path / "e", config=config)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from openclef.encoder.code_space import whitened
 from openclef.encoder.embed import check_layer, encode_and_pool
 from openclef.encoder.masking import MaskingConfig, draw_masking, keep
 from openclef.encoder.objective import EncoderLossConfig, MaskedReconstruction
@@ -44,6 +45,7 @@ def pooled(model, batch, **options):
     return encode_and_pool(model, batch["ids"], batch["hidden"], companions=batch, **options)
 
 
+THREE = torch.arange(32)[None] < 3  # targets
 EVERYTHING = {"use_channel_mask": True, "use_clock": True}
 INPUTS = ["codes", "codes+latents", "codes+patches", "patches"]
 
@@ -180,14 +182,14 @@ def test_output_table_is_tied_but_detached():
     objective = MaskedReconstruction(TINY, EncoderLossConfig())
     model = objective.model
     decoded = torch.randn(3, 16)
-    model.logits(decoded).sum().backward()
+    model.logits(decoded, THREE).sum().backward()
     assert model.tokens.weight.grad is None
     assert model.code_bias.grad is not None
 
 
 def test_the_output_table_learns_where_codes_are_no_input():
     model = made(inputs="patches")
-    model.logits(torch.randn(3, 16)).sum().backward()
+    model.logits(torch.randn(3, 16), THREE).sum().backward()
     assert model.tokens.weight.grad.abs().sum() > 0
 
 
@@ -253,39 +255,78 @@ def test_gradients_repeat_bit_for_bit_at_full_size_and_on_several_threads():
         torch.set_num_threads(1)
 
 
-def test_a_table_from_the_codebook_keeps_what_codes_have_in_common():
-    """Distances of the vectors survive; scale and offset of a dimension do not matter."""
+def with_vectors(vectors, counts, **changes):
+    model = made(n_codes=len(vectors), latent_dim=vectors.shape[1], codes="vectors", **changes)
+    model.start_codes(counts, vectors)
+    return model
+
+
+def test_codes_that_are_vectors_start_at_the_frequencies_of_each_line():
     rng = torch.Generator().manual_seed(1)
-    vectors, counts = torch.randn(400, 3, generator=rng), torch.full((400,), 5)
-    stretched = vectors * torch.tensor([1.0, 30.0, 0.02]) + torch.tensor([5.0, -70.0, 0.0])
-    tables = []
-    for given in (vectors, stretched):
-        model = made(n_codes=400, width=256)
-        mask_before = model.tokens.weight[400].clone()
-        model.start_from_codebook(given, counts)
-        assert torch.equal(model.tokens.weight[400], mask_before)
-        tables.append(model.tokens.weight[:400].detach())
-    assert torch.allclose(*tables, atol=1e-4)
-    assert tables[0].square().sum(1).mean() == pytest.approx(1, rel=0.15)  # as random ones
-    near, far = (torch.cdist(x, x).flatten() for x in (vectors, tables[0]))
-    assert torch.corrcoef(torch.stack([near, far]))[0, 1] > 0.8
+    counts = torch.randint(100, (4, 16), generator=rng)
+    model = with_vectors(torch.randn(16, 3, generator=rng), counts)
+    batch = tokens()
+    masking = masking_of(batch["hidden"])
+    found = model(batch, masking).softmax(-1)
+    line = masking.targets.nonzero()[:, 1] // 8
+    expected = (counts + 1) / (counts + 1).sum(1, keepdim=True)
+    torch.testing.assert_close(found, expected[line], rtol=1e-4, atol=0)
 
 
-def test_the_log_density_about_any_point_is_linear_in_such_a_table():
-    """What the squared length is for: a head can prefer the codes around any latent."""
+def test_a_density_about_any_vector_can_be_said():
+    """What linear and squared terms are for: the score falls with the distance from a latent."""
     vectors = torch.randn(300, 2, generator=torch.Generator().manual_seed(1))
-    model = made(n_codes=300, width=16)
-    model.start_from_codebook(vectors, torch.ones(300))
-    table = torch.cat([model.tokens.weight[:300].detach(), torch.ones(300, 1)], 1).double()
-    wanted = -(vectors - torch.tensor([0.7, -0.4])).square().sum(1, keepdim=True).double()
-    wanted /= vectors.var(0).mean()
-    fitted = table @ torch.linalg.lstsq(table, wanted, driver="gelsd").solution
-    assert (fitted - wanted).std() < 0.12 * wanted.std()
+    counts = torch.ones(4, 300)
+    model = with_vectors(vectors, counts)
+    at = whitened(vectors, counts.sum(0))
+    space = model.code_space
+    centre = torch.tensor([0.7, -0.4])
+    space.to_terms.bias.data = torch.cat([8 * centre, torch.full((2,), -4.0)])
+    space.volume.data.zero_()
+    scores = space(torch.zeros(1, 16), torch.tensor([0]))[0]
+    distance = (at - centre).square().sum(1)
+    torch.testing.assert_close(scores - scores.max(), -4 * (distance - distance.min()))
 
 
-def test_codes_that_are_used_decide_what_is_average():
-    vectors = torch.tensor([[0.0], [1.0], [1000.0]])
-    model = made(n_codes=3, width=8)
-    model.start_from_codebook(vectors, torch.tensor([10**9, 10**9, 0]))
-    first, second, unused = model.tokens.weight[:3].detach()
-    assert unused.norm() > 100 * (first - second).norm()
+def test_vectors_are_white_over_their_use_and_outliers_stay_near():
+    rng = torch.Generator().manual_seed(1)
+    vectors = torch.randn(500, 3, generator=rng) * torch.tensor([1.0, 30.0, 0.02]) + 5
+    vectors[:, 2] = 0.3  # no code differs in it
+    counts = torch.randint(1, 50, (500,), generator=rng)
+    vectors[0], counts[0] = torch.tensor([1e6, 0, 0.3]), 0
+    at = whitened(vectors[1:], counts[1:])
+    shares = (counts[1:] + 1) / (counts[1:] + 1).sum()
+    covariance = (shares[:, None] * at).T @ at
+    assert torch.linalg.eigvalsh(covariance)[1:] == pytest.approx([1, 1], abs=0.03)
+    assert torch.linalg.eigvalsh(covariance)[0] == pytest.approx(0, abs=1e-6)
+    assert whitened(vectors, counts)[0].abs().max() == 5
+
+
+def test_embeddings_of_vectors_keep_who_is_near_whom_and_are_as_long_as_random_ones():
+    vectors = torch.randn(400, 3, generator=torch.Generator().manual_seed(1))
+    model = with_vectors(vectors, torch.full((4, 400), 5), width=256)
+    table = model.tokens.weight[:400].detach()
+    assert table.square().sum(1).mean() == pytest.approx(1, rel=0.15)
+    near, far = (torch.cdist(x, x).flatten() for x in (vectors, table))
+    assert torch.corrcoef(torch.stack([near, far]))[0, 1] > 0.6
+    plain = made(n_codes=400, width=256)
+    assert torch.equal(model.tokens.weight[400], plain.tokens.weight[400])
+    assert torch.equal(model.encoder[0].qkv.weight, plain.encoder[0].qkv.weight)
+
+
+def test_codes_that_are_vectors_need_them():
+    with pytest.raises(ValueError, match="give those of the tokenizer"):
+        made(codes="vectors").start_codes(torch.ones(4, 16))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"inputs": "codes+latents"}, {"inputs": "codes+patches"}, {"use_channel_mask": True},
+     {"use_clock": True}, {"fill": "mask"}, {"codes": "vectors"}],
+)  # fmt: skip
+def test_what_is_optional_changes_no_other_start(option):
+    plain, other = made().state_dict(), made(**option).state_dict()
+    shared = plain.keys() & other.keys()
+    assert len(plain.keys() - shared) == (1 if "codes" in option else 0)  # the bias of names
+    assert len(other.keys() - shared) > 0
+    assert all(torch.equal(plain[name], other[name]) for name in shared)

@@ -19,7 +19,7 @@ from openclef.types import CHANNELS
 NOTES = "openclef.json"
 _OF_RECONSTRUCTION = (
     "to_decoder", "decoder_positions", "decoder", "decoder_norm", "decoder_mask", "head",
-    "code_bias",
+    "code_bias", "code_space",
 )  # fmt: skip
 
 

@@ -102,12 +102,15 @@ class MaskedReconstruction(nn.Module):
             )
         )
         weights = sum(p.numel() for p in self.heads.parameters())
+        fixed = 0
         if self.loss_config.code_weight > 0:
-            weights += width**2 + width * config.n_codes
+            has_vectors = config.codes == "vectors"
+            n_terms = 2 * config.latent_dim if has_vectors else width
+            weights += width**2 + n_terms * config.n_codes + has_vectors * width * n_terms
+            # A table that is also read is detached, vectors are given: no gradient of these.
+            fixed = n_terms * config.n_codes * (has_vectors or config.reads_codes)
         out = 2 * n_targets * weights
-        # A table that is also read is detached: no gradient of its weights is worked out.
-        reads_the_table = self.loss_config.code_weight > 0 and config.reads_codes
-        detached = 2 * n_targets * width * config.n_codes * reads_the_table
+        detached = 2 * n_targets * fixed
         return 3 * (layers + 2 * n_kept * width**2 + out) - detached
 
     def shard_units(self) -> Sequence[nn.Module]:
@@ -128,7 +131,7 @@ class MaskedReconstruction(nn.Module):
         terms: dict[str, Tensor] = {}
         loss = decoded.new_zeros((), dtype=torch.float32)
         if config.code_weight > 0:
-            logits = model.logits(decoded).float()
+            logits = model.logits(decoded, masking.targets).float()
             smooth, plain, hit = _code_terms(
                 logits, batch["ids"][masking.targets], config.label_smoothing
             )

@@ -59,11 +59,14 @@ class EncoderStage(BaseModel):
         return bool(self.companions & {"latents", "patches"})
 
 
-def _code_counts(tokens: TokenTable, rows: np.ndarray, n_codes: int) -> torch.Tensor:
-    """How often each code is visible in the given windows, `[n_codes]`."""
-    counts = np.zeros(n_codes, np.int64)
+def _code_counts(tokens: TokenTable, rows: np.ndarray) -> torch.Tensor:
+    """How often each line of the grid shows each code in the given windows, `[G, n_codes]`."""
+    n_lines, n_codes = tokens.grid[0] * tokens.grid[1], tokens.n_codes
+    counts = np.zeros((n_lines, n_codes), np.int64)
+    first = np.repeat(np.arange(n_lines) * n_codes, tokens.grid[2])
     for part in np.array_split(rows, max(1, -(-len(rows) // 1024))):
-        counts += np.bincount(tokens.ids[part][~tokens.hidden(part)], minlength=n_codes)
+        states = (tokens.ids[part] + first)[~tokens.hidden(part)]
+        counts += np.bincount(states, minlength=counts.size).reshape(counts.shape)
     return torch.from_numpy(counts)
 
 
@@ -143,10 +146,8 @@ def train_encoder(
     torch.manual_seed(config.train.seed)
     objective = MaskedReconstruction(config.model, config.loss)
     tuning_rows = tokens.rows("tuning")
-    counts = _code_counts(tokens, train_rows, config.model.n_codes)
-    objective.model.start_from_frequencies(counts)
-    if config.model.code_table == "codebook":
-        objective.model.start_from_codebook(torch.from_numpy(tokens.code_vectors()), counts)
+    vectors = _code_vectors(tokens, config.model) if config.model.codes == "vectors" else None
+    objective.model.start_codes(_code_counts(tokens, train_rows), vectors)
 
     def load_batch(indices: np.ndarray, _: Sequence[np.random.Generator]) -> Batch:
         return windows.batch(train_rows[indices])
@@ -169,6 +170,16 @@ def train_encoder(
             shutil.copyfile(read.whitener_path, temporary)
     checkpoint.publish(stage, {WEIGHTS: checkpoint.take_prefix(weights, "model")})
     return stage
+
+
+def _code_vectors(tokens: TokenTable, model: EncoderConfig) -> torch.Tensor:
+    vectors = torch.from_numpy(tokens.code_vectors())
+    if vectors.shape[1] != model.latent_dim:
+        raise ArtefactError(
+            f"{tokens.artefact.folder}: code vectors of {vectors.shape[1]} numbers; the encoder "
+            f"expects {model.latent_dim} (latent_dim)"
+        )
+    return vectors
 
 
 def _check_fit(tokens: TokenTable, features: FeatureTable | None, config: EncoderStage) -> None:

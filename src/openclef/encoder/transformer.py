@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from openclef.encoder.code_space import CodeSpace
 from openclef.encoder.masking import Masking, keep
 from openclef.types import CHANNELS
 
@@ -32,8 +33,9 @@ class EncoderConfig(BaseModel):
     and masked positions, the class token's output (paper.md, Encoder) or a learned mask token.
     inputs: what a token shows of itself: its code, its latent before quantisation (latent_dim
     numbers), its whitened patch of the spectrogram (patch_dim numbers); see tokenizer/features.py.
-    code_table: how the embeddings of codes start, at random or as the tokenizer's code vectors,
-    projected; see `start_from_codebook`.
+    codes: what they are. "names" have embeddings that start at random, and the output is tied to
+    them (paper.md, Encoder). Of "vectors" the tokenizer's latent space is known: embeddings start
+    as their projection, and the output is a density in it; see `code_space.py`.
     use_channel_mask: tell which channels are missing. use_clock: tell the hour of the day.
     checkpoint_activations: work each layer out twice in training, for less memory.
     """
@@ -51,7 +53,7 @@ class EncoderConfig(BaseModel):
     inputs: Inputs = "codes"
     latent_dim: int = Field(32, gt=0)
     patch_dim: int = Field(32, gt=0)
-    code_table: Literal["random", "codebook"] = "random"
+    codes: Literal["names", "vectors"] = "names"
     use_channel_mask: bool = False
     use_clock: bool = False
     checkpoint_activations: bool = False
@@ -160,48 +162,53 @@ class MaskedTransformer(nn.Module):
         )
         self.decoder_norm = nn.LayerNorm(width)
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
-        self.code_bias = nn.Parameter(torch.zeros(config.n_codes))
-        # What is optional comes last: all else starts at the same weights with or without it.
-        self.features = nn.ModuleDict(
-            {name: nn.Linear(dim, width) for name, dim in config.feature_dims.items()}
-        )
-        self.channels = nn.Linear(len(CHANNELS), width) if config.use_channel_mask else None
-        self.clock = Clock(width) if config.use_clock else None
-        self.decoder_mask = nn.Parameter(torch.zeros(width)) if config.fill == "mask" else None
+        has_names = config.codes == "names"
+        self.code_bias = nn.Parameter(torch.zeros(config.n_codes)) if has_names else None
         self.apply(init_weights)
         nn.init.trunc_normal_(self.class_token, std=width**-0.5)
+        # What is optional draws last: all else starts at the same weights with or without it.
+        self.features = nn.ModuleDict()
         for name, dim in config.feature_dims.items():
+            self.features[name] = project = nn.Linear(dim, width)
             # Numbers of unit variance become as large as an embedded code.
-            nn.init.trunc_normal_(self.features[name].weight, std=(dim * width) ** -0.5)  # type: ignore[arg-type]
-        if self.decoder_mask is not None:
+            nn.init.trunc_normal_(project.weight, std=(dim * width) ** -0.5)
+            nn.init.zeros_(project.bias)
+        self.channels = nn.Linear(len(CHANNELS), width) if config.use_channel_mask else None
+        self.clock = Clock(width) if config.use_clock else None
+        for module in (self.channels, self.clock):
+            if module is not None:
+                module.apply(init_weights)
+        self.decoder_mask: nn.Parameter | None = None
+        if config.fill == "mask":
+            self.decoder_mask = nn.Parameter(torch.empty(width))
             nn.init.trunc_normal_(self.decoder_mask, std=width**-0.5)
+        self.code_space: CodeSpace | None = None
+        if config.codes == "vectors":
+            regions, rows, _ = config.grid
+            self.code_space = CodeSpace(
+                width, n_codes=config.n_codes, code_dim=config.latent_dim, n_lines=regions * rows
+            )
 
     @torch.no_grad()
-    def start_from_frequencies(self, counts_V: Tensor) -> None:
-        """Start the output bias at the codes' log frequencies (add-one), `counts_V` `[n_codes]`.
+    def start_codes(self, counts_GV: Tensor, vectors_VP: Tensor | None = None) -> None:
+        """Start the scores at the codes' log frequencies (add-one) instead of learning them [U].
 
-        Training then starts at the unigram's cross-entropy instead of learning it [U].
+        counts: of each code in each line of the grid, `[regions * rows, n_codes]`; of "names" the
+        sum over lines counts. vectors: the tokenizer's, for `codes="vectors"`; embeddings are as
+        long as random ones on average.
         """
-        shares = (counts_V + 1).double() / (counts_V + 1).sum()
-        self.code_bias.copy_(torch.log(shares))
-
-    @torch.no_grad()
-    def start_from_codebook(self, vectors_VD: Tensor, counts_V: Tensor) -> None:
-        """Start the table of codes at the tokenizer's code vectors, projected at random (ours).
-
-        The output table is detached: where it starts at random, codes that look alike share
-        nothing, and a masked token that may be any of a hundred such codes has no short
-        description. Each dimension is standardised over the codes' use (`counts_V`), and their
-        squared length is one more: the log-density of a Gaussian about any point is linear in
-        both. Embeddings are as long as random ones on average.
-        """
-        shares_V1 = ((counts_V + 1).double() / (counts_V + 1).sum())[:, None]
-        shape_VD = _standardised(vectors_VD.double(), shares_V1)
-        length_V1 = _standardised(shape_VD.square().mean(1, keepdim=True), shares_V1)
-        x = torch.cat([shape_VD, length_V1], 1)
-        projection = torch.randn(x.shape[1], self.config.width, dtype=x.dtype)
-        projection *= (x.shape[1] * self.config.width) ** -0.5
-        self.tokens.weight[: self.config.n_codes] = (x @ projection).float()
+        counts_V = counts_GV.sum(0)
+        if self.code_bias is not None:
+            shares_V = (counts_V + 1).double() / (counts_V + 1).sum()
+            self.code_bias.copy_(torch.log(shares_V))
+            return
+        if vectors_VP is None or self.code_space is None:
+            raise ValueError("codes are vectors: give those of the tokenizer")
+        self.code_space.start(vectors_VP, counts_GV)
+        terms = self.code_space.terms
+        length = (counts_V / counts_V.sum() * terms.square().sum(1)).sum().sqrt()
+        projection = torch.randn(terms.shape[1], self.config.width) * self.config.width**-0.5
+        self.tokens.weight[: self.config.n_codes] = terms @ projection / length
 
     def encode(
         self,
@@ -253,8 +260,15 @@ class MaskedTransformer(nn.Module):
         decoded: Tensor = self.decoder_norm(x[:, 1:][is_target])
         return decoded
 
-    def logits(self, decoded: Tensor) -> Tensor:
-        """Scores over codes `[n, V]`; the table is the input embedding, detached (paper.md [D])."""
+    def logits(self, decoded: Tensor, targets: Tensor) -> Tensor:
+        """Scores over codes `[n, V]` at the targets, `[B, L]`, of which there are n.
+
+        Of names, the table is the input embedding, detached (paper.md [D]).
+        """
+        if self.code_space is not None:
+            line = targets.nonzero()[:, 1] // self.config.grid[2]
+            of_vectors: Tensor = self.code_space(self.head(decoded), line)
+            return of_vectors
         table = self.tokens.weight[: self.config.n_codes]
         if self.config.reads_codes:
             table = table.detach()  # else it is the output's alone, and has no other teacher
@@ -264,7 +278,7 @@ class MaskedTransformer(nn.Module):
     def forward(self, batch: Mapping[str, Tensor], masking: Masking) -> Tensor:
         """Scores over the codes at the targets, `[n_targets, V]`."""
         encoded = self.encode(batch, masking.kept, masking.kept_hidden, masked_BL=masking.masked)
-        return self.logits(self.decode(encoded, masking, batch["hidden"]))
+        return self.logits(self.decode(encoded, masking, batch["hidden"]), masking.targets)
 
     def _embed(
         self, batch: Mapping[str, Tensor], kept_BK: Tensor, masked_BL: Tensor | None
@@ -301,12 +315,6 @@ class MaskedTransformer(nn.Module):
         return out
 
 
-def _standardised(x: Tensor, weights: Tensor) -> Tensor:
-    """Columns at weighted mean 0 and SD 1; weights `[n, 1]` sum to 1."""
-    centred = x - (weights * x).sum(0)
-    return centred / (weights * centred.square()).sum(0).sqrt().clamp(min=1e-6)
-
-
 def _attend(hidden: Tensor) -> Tensor | None:
     """Keys that may be seen, a class token before them; None lets SDPA take its fast path."""
     if not bool(hidden.any()):
@@ -316,7 +324,7 @@ def _attend(hidden: Tensor) -> Tensor | None:
 
 
 def init_weights(module: nn.Module) -> None:
-    """MAGE's, but for the table of codes."""
+    """Truncated normals of .02; MAGE has Xavier's, which left no plateau sooner here [U]."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
