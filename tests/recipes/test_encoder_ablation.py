@@ -164,7 +164,7 @@ def test_one_row_an_embedding(found):
     kinds = ["trained", "trained+spectrum", "untrained", "untrained+spectrum"]
     of_encoder = runs.filter(pl.col("kind").is_in(kinds))
     keys = of_encoder.select("seed", "kind", "pooling", "layer").sort("*").rows()
-    assert keys == sorted((s, k, p, -1) for s in (0, 1) for k in kinds for p in ("mean", "rows"))
+    assert keys == sorted((s, k, p, -1) for s in (0, 1) for k in kinds for p in ("mean", "moments"))
     for name in ("finding", "disease"):
         assert (runs[f"{name}_low"] <= runs[name]).all()
         assert (runs[name] <= runs[f"{name}_high"]).all()
@@ -175,12 +175,12 @@ def test_one_row_an_embedding(found):
 
 
 def test_aurocs_are_those_of_the_benchmark(data, found):
-    folder = data.root / "out" / "tiny" / "0" / "rows--1"
+    folder = data.root / "out" / "tiny" / "0" / "moments--1"
     done = benchmark(data.cohort.folder, [folder], data.root / "benchmark", config=CONFIG)
     results = pl.read_parquet(done.folder / "results.parquet")
     row = found.runs.row(
         by_predicate=(pl.col("kind") == "trained") & (pl.col("seed") == 0)
-        & (pl.col("pooling") == "rows"),
+        & (pl.col("pooling") == "moments"),
         named=True,
     )  # fmt: skip
     assert dict(results.select("category", "value").iter_rows()) == pytest.approx(

@@ -248,7 +248,7 @@ def test_findings_are_those_of_the_probe(data, found):
         protocol="split", min_held_out_patients=1, min_positives=5, categories=("finding",)
     )
     probing = Probing(data.cohort, data.root / "probed", config)
-    area = probing.of(data.root / "out" / "tiny-32" / "0.5" / "0" / "rows--1").held_out[0, 0]
+    area = probing.of(data.root / "out" / "tiny-32" / "0.5" / "0" / "moments--1").held_out[0, 0]
     row = found.runs.row(by_predicate=(pl.col("size") == "tiny-32")
                          & (pl.col("train_share") == 0.5), named=True)  # fmt: skip
     assert row["finding"] == pytest.approx(area)

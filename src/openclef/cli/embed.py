@@ -34,7 +34,7 @@ def embed(
         str | None,
         typer.Option(
             help="With --tokens: mean, rows, moments, class or attention. Default: attention with "
-            "--pool, else mean."
+            "--pool, else moments."
         ),
     ] = None,
     layer: Annotated[
@@ -102,7 +102,7 @@ def _embed_tokens(
     from openclef.tokenizer.features import FeatureTable
     from openclef.tokenizer.token_table import TokenTable
 
-    chosen = choose(pooling or ("attention" if pool else "mean"), POOLINGS, "pooling")
+    chosen = choose(pooling or ("attention" if pool else "moments"), POOLINGS, "pooling")
     cohort = Cohort(source)
     embed_tokens(
         encoder,

@@ -101,7 +101,9 @@ def encoder(
     ] = None,
     pooling: Annotated[
         list[str] | None,
-        typer.Option(help="rows, mean or class; again for more. Without: rows and mean."),
+        typer.Option(
+            help="mean, rows, moments or class; again for more. Without: moments and mean."
+        ),
     ] = None,
     layer: Annotated[
         list[int] | None,
@@ -116,7 +118,7 @@ def encoder(
     from openclef.tokenizer.features import FeatureTable
     from openclef.tokenizer.token_table import TokenTable
 
-    poolings = [get_pooling(name) for name in pooling or ["rows", "mean"]]
+    poolings = [get_pooling(name) for name in pooling or ["moments", "mean"]]
     data = store.Cohort(cohort)
     found = ablate_encoders(
         data, TokenTable(tokens, data), out, names=recipe or ["demo"], seeds=seed or [0],

@@ -151,7 +151,7 @@ def pool(
     ] = "tokens",
     pooling: Annotated[
         str | None,
-        typer.Option(help="Of --over windows: mean (default), rows, moments, class or attention."),
+        typer.Option(help="Of --over windows: mean, rows, moments (default), class or attention."),
     ] = None,
     layer: Annotated[int, typer.Option(min=-1, help="Of the encoder; -1: the last, normed.")] = -1,
     pool_folder: Annotated[
@@ -178,7 +178,7 @@ def pool(
 
     choose(over, OVER, "set to pool")
     if over == "windows":
-        pooling = choose(pooling or "mean", POOLINGS, "pooling")
+        pooling = choose(pooling or "moments", POOLINGS, "pooling")
     elif pooling is not None:
         raise OpenclefError(f"--pooling {pooling}: only --over windows has one, not {over}")
     model = PoolConfig.model_validate({"over": over, "pooling": pooling, "layer": layer})

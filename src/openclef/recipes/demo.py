@@ -87,6 +87,6 @@ def recipe() -> Recipe:
                 checkpoint_every=10,
             ),
         ),
-        pooling="rows",
+        pooling="moments",
         benchmark=BenchmarkConfig(),
     )

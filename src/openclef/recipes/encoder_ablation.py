@@ -146,7 +146,7 @@ def ablate_encoders(
     seeds: Sequence[int],
     features: FeatureTable | None = None,
     references: Sequence[Path] = (),
-    poolings: Sequence[Pooling] = ("rows", "mean"),
+    poolings: Sequence[Pooling] = ("moments", "mean"),
     layers: Sequence[int] = (-1,),
     categories: Sequence[str] = CATEGORIES,
     min_positives: int = 15,

@@ -24,14 +24,17 @@ from openclef.training.optim import OptimConfig
 def demo() -> EncoderStage:
     """2.2 M parameters, the shape of `openclef demo`: trained longer than there, within an hour or
     two of two CPU cores.
+
+    Few windows a step: how soon the loss leaves its first plateau depends on the number of steps,
+    not of windows (results/2026-11-30-encoder.md).
     """
     return EncoderStage(
         model=EncoderConfig(width=128, n_heads=2, n_encoder_layers=4, n_decoder_layers=1),
         train=TrainConfig(
-            n_steps=2000,
-            batch_size=16,
-            validate_every=100,
-            checkpoint_every=100,
+            n_steps=8000,
+            batch_size=4,
+            validate_every=400,
+            checkpoint_every=400,
             patience=5,
             precision="auto",
             optim=OptimConfig(lr=1e-3),
@@ -100,6 +103,7 @@ ABLATIONS: dict[str, Callable[[], EncoderStage]] = {
     "ratio-75": _masking(low=0.75, high=0.75),
     # A quarter of the masked tokens is decoded, at less than half of the cost of a step.
     "quarter": _masking(target_share=0.25),
+    "code-vectors": _model(codes="vectors"),
     "no-smoothing": _loss(label_smoothing=0.0),
     "channel-mask": _model(use_channel_mask=True),
     "clock": _model(use_clock=True),
@@ -122,9 +126,15 @@ ABLATIONS: dict[str, Callable[[], EncoderStage]] = {
             "masking": changed(_SPARSE, target_share=0.25),
         },
     ),
+    # As much weight as lets attention be learned from patches, on which that of codes builds.
     "leading-codes": _both(
-        {"inputs": "codes+patches"},
-        {"patch_weight": 1.0, "n_directions": 12, "masking": MaskingConfig(target_share=0.25)},
+        {"inputs": "codes+patches", "codes": "vectors"},
+        {
+            "patch_weight": 30.0,
+            "n_directions": 12,
+            "label_smoothing": 0.0,
+            "masking": changed(_SPARSE, target_share=0.25),
+        },
     ),
 }
 # Of equal depth, heads of 32: with 8,192 codes .4, .8, 1.4, 2.2 and 4.0 M parameters.

@@ -44,7 +44,7 @@ from openclef.tokenizer.token_table import TokenTable
 
 SHARES = (0.125, 0.25, 0.5, 1.0)
 FINDING = "finding"
-POOLING: Pooling = "rows"
+POOLING: Pooling = "moments"
 _FEWEST = 3  # sizes and amounts of data: a curve that saturates has no fewer points
 # Residuals of the logarithm above this count by their size, not its square (Hoffmann et al.).
 _HUBER = 1e-3
