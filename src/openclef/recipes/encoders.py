@@ -25,8 +25,8 @@ def demo() -> EncoderStage:
     """2.2 M parameters, the shape of `openclef demo`: trained longer than there, within an hour or
     two of two CPU cores.
 
-    Few windows a step: how soon the loss leaves its first plateau depends on the number of steps,
-    not of windows (results/2026-11-30-encoder.md).
+    Few windows a step: many small steps leave the first plateau sooner than few large ones
+    (results/2026-11-30-encoder.md).
     """
     return EncoderStage(
         model=EncoderConfig(width=128, n_heads=2, n_encoder_layers=4, n_decoder_layers=1),
