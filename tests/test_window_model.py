@@ -66,10 +66,13 @@ def test_short_windows_are_their_mirror_images_up_to_one_visible_column(duration
     assert found.abs().max() > 0
 
 
-@pytest.mark.parametrize("layer", [-1, 0])
-@pytest.mark.parametrize("inputs", ["codes+patches", "patches"])
-def test_the_encoder_learns_and_nothing_else_does(inputs, layer):
-    clef = make_clef(pooling="class", inputs=inputs, layer=layer)
+@pytest.mark.parametrize(
+    ("inputs", "layer", "codes"),
+    [("codes+patches", -1, "names"), ("codes+patches", 0, "vectors"), ("patches", -1, "vectors"),
+     ("patches", 0, "names")],
+)  # fmt: skip
+def test_the_encoder_learns_and_nothing_else_does(inputs, layer, codes):
+    clef = make_clef(pooling="class", inputs=inputs, layer=layer, codes=codes)
     before = copy.deepcopy(clef.encoder.state_dict())
     model = windows_of(clef, names=("O1", "O2"))
     frozen = {name: value.clone() for name, value in model.tokenizer.state_dict().items()}

@@ -13,7 +13,10 @@ from openclef.types import CHANNELS, Recording
 SFREQ_HZ = 100.0
 
 
-def make_clef(*, pooling="mean", layer=-1, inputs="codes", strides=((4, 5), (4, 1)), regions="all"):
+def make_clef(
+    *, pooling="mean", layer=-1, inputs="codes", strides=((4, 5), (4, 1)), regions="all",
+    codes="names",
+):  # fmt: skip
     """All of it is random, biases and statistics too: nothing is zero that is read."""
     tokenizer_config = TokenizerConfig(
         strides=strides, widths=(8,) * len(strides), n_blocks=1, regions=regions,
@@ -21,8 +24,8 @@ def make_clef(*, pooling="mean", layer=-1, inputs="codes", strides=((4, 5), (4, 
     )  # fmt: skip
     encoder_config = EncoderConfig(
         n_codes=16, grid=tokenizer_config.grid, width=16, n_heads=2, n_encoder_layers=2,
-        n_decoder_layers=1, inputs=inputs, latent_dim=4, patch_dim=4, use_channel_mask=True,
-        use_clock=True,
+        n_decoder_layers=1, inputs=inputs, codes=codes, latent_dim=4, patch_dim=4,
+        use_channel_mask=True, use_clock=True,
     )  # fmt: skip
     torch.manual_seed(0)
     tokenizer, encoder = Vqgan(tokenizer_config), MaskedTransformer(encoder_config)

@@ -8,6 +8,7 @@ from openclef.encoder.embed import encode_and_pool
 from openclef.encoder.export import NOTES, export_embed
 from openclef.encoder.transformer import EncoderConfig, MaskedTransformer
 from openclef.errors import OpenclefError
+from openclef.recipes.recipe import changed
 
 PLAIN = EncoderConfig(
     n_codes=16, grid=(2, 4, 8), width=16, n_heads=2, n_encoder_layers=2, n_decoder_layers=1
@@ -39,8 +40,12 @@ def batch_of(model, n_windows, *, hide):
     return {n: v for n, v in everything.items() if n in {"ids", "hidden", *config.companions}}
 
 
+VECTORS = changed(PLAIN, codes="vectors")
+
+
 @pytest.mark.parametrize(
-    ("config", "pooling", "layer"), [(PLAIN, "mean", -1), (EVERYTHING, "rows", 0)]
+    ("config", "pooling", "layer"),
+    [(PLAIN, "mean", -1), (EVERYTHING, "rows", 0), (VECTORS, "moments", -1)],
 )
 def test_the_exported_path_gives_what_the_eager_one_does(config, pooling, layer, tmp_path):
     model = made(config)

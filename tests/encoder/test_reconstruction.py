@@ -123,8 +123,11 @@ def test_training_learns_a_row_pattern():
     assert float(result["cross_entropy"].detach()) < 0.5
 
 
-@pytest.mark.parametrize(("drop_ratio", "target_share"), [(0.5, 1.0), (0.0, 1.0), (0.5, 0.25)])
-def test_flops_are_those_that_torch_counts(drop_ratio, target_share):
+@pytest.mark.parametrize(
+    ("drop_ratio", "target_share", "codes"),
+    [(0.5, 1.0, "names"), (0.0, 1.0, "names"), (0.5, 0.25, "names"), (0.5, 1.0, "vectors")],
+)
+def test_flops_are_those_that_torch_counts(drop_ratio, target_share, codes):
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -134,7 +137,7 @@ def test_flops_are_those_that_torch_counts(drop_ratio, target_share):
     objective = MaskedReconstruction(
         EncoderConfig(
             n_codes=64, grid=(1, 8, 16), width=32, n_heads=2, n_encoder_layers=2,
-            n_decoder_layers=1, dropout=0.0,
+            n_decoder_layers=1, dropout=0.0, codes=codes,
         ),
         loss,
     )  # fmt: skip

@@ -13,9 +13,11 @@ import zarr
 
 from openclef import artefact
 from openclef.cohort.store import Cohort
+from openclef.encoder import evaluate
 from openclef.encoder.embed import embed_tokens, session_means
-from openclef.encoder.evaluate import GridStatistics, evaluate_encoder
+from openclef.encoder.evaluate import GridStatistics, evaluate_encoder, mask_rows
 from openclef.encoder.load import load_encoder
+from openclef.encoder.masking import MaskingConfig
 from openclef.encoder.objective import EncoderLossConfig
 from openclef.encoder.train import EncoderStage, train_encoder
 from openclef.encoder.transformer import EncoderConfig
@@ -352,3 +354,18 @@ def test_vectors_of_another_width_than_expected_are_refused(data, tmp_path):
     config = changed(config, model=changed(config.model, latent_dim=4))
     with pytest.raises(ArtefactError, match=r"code vectors of 3 numbers; .* expects 4 \(latent"):
         train_encoder(data.tokens, tmp_path / "e", config=config)
+    assert not (tmp_path / "e").exists()
+
+
+def test_as_many_tokens_are_left_out_as_in_training(data, tmp_path, monkeypatch):
+    seen = []
+
+    def watched(hidden, rows, *, ratio, drop_ratio, seed):
+        seen.append(drop_ratio)
+        return mask_rows(hidden, rows, ratio=ratio, drop_ratio=drop_ratio, seed=seed)
+
+    monkeypatch.setattr(evaluate, "mask_rows", watched)
+    loss = EncoderLossConfig(masking=MaskingConfig(drop_ratio=0.3))
+    train_encoder(data.tokens, tmp_path / "e", config=stage_of(0, loss=loss))
+    evaluate_encoder(tmp_path / "e", data.cohort, data.tokens)
+    assert set(seen) == {0.3}

@@ -330,3 +330,15 @@ def test_what_is_optional_changes_no_other_start(option):
     assert len(plain.keys() - shared) == (1 if "codes" in option else 0)  # the bias of names
     assert len(other.keys() - shared) > 0
     assert all(torch.equal(plain[name], other[name]) for name in shared)
+
+
+def test_moments_have_a_gradient_where_nothing_varies():
+    """Of a row with one visible token, or none, the root of its variance has no slope."""
+    model, batch = made(), tokens()
+    batch["hidden"][:] = True
+    batch["hidden"][0, [3, 8, 9]] = False  # one of the first row, two of the second
+    batch["hidden"][1, 0] = False
+    vectors = pooled(model, batch, how="moments")
+    vectors.square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert model.tokens.weight.grad.any()

@@ -184,7 +184,8 @@ def filled(data, encoder, *, windows=None, ratio=0.75, seed=0) -> list[Filled]:
     return list(
         fill_windows(
             encoder.eval(), load_tokenizer(data.tokenizer), data.cohort,
-            windows or EncoderWindows(data.tokens, ()), chosen, ratio=ratio, seed=seed, label="",
+            windows or EncoderWindows(data.tokens, ()), chosen, ratio=ratio,
+            drop_ratio=0.5, seed=seed, label="",
         )
     )  # fmt: skip
 

@@ -13,6 +13,8 @@ from openclef import artefact
 from openclef.cohort import shards, store
 from openclef.cohort.store import Cohort
 from openclef.cohort.tables import WINDOWS
+from openclef.encoder.load import check_whitener
+from openclef.encoder.transformer import EncoderConfig
 from openclef.errors import ArtefactError, OpenclefError
 from openclef.tokenizer import features, tokens
 from openclef.tokenizer.features import FeaturesConfig, FeatureTable, extract_features
@@ -356,9 +358,11 @@ def test_a_given_whitener_is_used_instead_of_fitting_one(made, whole, other, tmp
     np.testing.assert_array_equal(found.patches[..., 0], -own.patches[..., 0])
     np.testing.assert_array_equal(found.patches[..., 1:], own.patches[..., 1:])
     np.testing.assert_array_equal(found.latents, own.latents)
-    found.check_whitener(other)
+    reads = EncoderConfig(inputs="codes+patches")
+    check_whitener(other, reads, found)
     with pytest.raises(ArtefactError, match=r"patches of another whitener .*train features, --wh"):
-        own.check_whitener(other)
+        check_whitener(other, reads, own)
+    check_whitener(other, EncoderConfig(inputs="codes+latents"), own)
 
 
 def test_a_whitener_that_does_not_fit_is_refused(made, other, tmp_path):
@@ -371,5 +375,6 @@ def test_a_whitener_that_does_not_fit_is_refused(made, other, tmp_path):
     artefact.write_json(other / "config.json", config)
     with pytest.raises(ArtefactError, match="its whitener is of another tokenizer"):
         given(made, tmp_path / "h", other)
+    assert not (tmp_path / "f").exists()
     assert not (tmp_path / "g").exists()
     assert not (tmp_path / "h").exists()

@@ -1,4 +1,4 @@
-"""`openclef inspect tokenizer`."""
+"""`openclef inspect tokenizer | encoder`."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 # Precision of the Gaussian that the start cancels, in units of the codes' own; of codes filled in
-# by interpolation .2 to .3 was best (docs/decisions/0013-code-space.md).
+# by interpolation .2 to .3 was best (docs/decisions/0013-codes-as-vectors.md).
 _PRECISION = 0.25
 # Standard deviations; a few codes, of loose electrodes, lie much farther out.
 _FARTHEST = 5.0
@@ -54,8 +54,10 @@ class CodeSpace(nn.Module):
         quadratic.fill_(-_PRECISION / 2)
 
     def forward(self, state_nD: Tensor, line_n: Tensor) -> Tensor:
-        """Scores `[n, V]`."""
-        scores: Tensor = self.to_terms(state_nD) @ self.terms.T + self.volume + self.prior[line_n]
+        """Scores `[n, V]`, float32: terms of some tens cancel, which bfloat16 would round."""
+        with torch.autocast(state_nD.device.type, enabled=False):
+            of_terms = self.to_terms(state_nD.float()) @ self.terms.T
+            scores: Tensor = of_terms + self.volume + self.prior[line_n]
         return scores
 
 

@@ -26,7 +26,7 @@ from openclef.encoder.attention_pool import (
     check_pool,
     load_pool,
 )
-from openclef.encoder.load import encoder_artefact, load_encoder
+from openclef.encoder.load import check_whitener, encoder_artefact, load_encoder
 from openclef.encoder.masking import keep, subsample
 from openclef.encoder.transformer import MaskedTransformer
 from openclef.encoder.windows import EncoderWindows
@@ -75,7 +75,10 @@ def pool(
     squares, _ = row_means(
         centred.square(), kept_BK, kept_hidden, n_rows=n_rows, n_columns=n_columns
     )
-    return torch.cat([means, squares.sqrt()], 1).flatten(1)
+    # Where nothing varies the root has no slope: 0 there, and so is its gradient.
+    varies = squares > 0
+    deviations = torch.where(varies, squares, 1.0).sqrt() * varies
+    return torch.cat([means, deviations], 1).flatten(1)
 
 
 def row_means(
@@ -250,7 +253,7 @@ def embed_tokens(
         settings["labels_seen_by_aggregator"] = aggregator.tasks
     windows = EncoderWindows(tokens, encoder.config.companions, cohort=cohort, features=features)
     if features is not None and encoder.config.feature_dims:
-        features.check_whitener(encoder_folder)
+        check_whitener(encoder_folder, encoder.config, features)
         inputs["features"] = features.artefact.hash
     stage = begin_embeddings(out, model=model, inputs=inputs, settings=settings)
     if not stage.is_complete:

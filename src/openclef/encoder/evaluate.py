@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from openclef.cohort.store import Cohort
-from openclef.encoder.load import load_encoder
+from openclef.encoder.load import check_whitener, drop_ratio_of, load_encoder
 from openclef.encoder.masking import Masking, mask_first
 from openclef.encoder.windows import EncoderWindows
 from openclef.errors import OpenclefError
@@ -123,7 +123,6 @@ def evaluate_encoder(
     split: str = "held_out",
     features: FeatureTable | None = None,
     ratio: float = 0.75,
-    drop_ratio: float = 0.5,
     n_windows: int | None = None,
     seed: int = 0,
 ) -> pl.DataFrame:
@@ -136,8 +135,8 @@ def evaluate_encoder(
     cohort, tokens, features : as the encoder reads them.
     split : str
         Whose windows are asked; counts are of train patients.
-    ratio, drop_ratio : float
-        Of the visible tokens masked, and left out of the encoder.
+    ratio : float
+        Of the visible tokens masked. As many are left out of the encoder as in its training.
     n_windows : int, optional
         Evenly taken of the split; None is all.
     seed : int
@@ -159,13 +158,14 @@ def evaluate_encoder(
     model = load_encoder(encoder_folder).to(best_device())
     windows = EncoderWindows(tokens, model.config.companions, cohort=cohort, features=features)
     if features is not None and model.config.feature_dims:
-        features.check_whitener(encoder_folder)
+        check_whitener(encoder_folder, model.config, features)
     rows = tokens.rows(split)
     if n_windows is not None and len(rows) > n_windows:
         rows = rows[np.linspace(0, len(rows) - 1, n_windows).astype(int)]
     if not len(rows):
         raise OpenclefError(f"{tokens.artefact.folder}: no window of the {split!r} patients")
     statistics = GridStatistics(tokens, tokens.rows("train"))
+    drop_ratio = drop_ratio_of(encoder_folder)
     sums = []
     starts = track(range(0, len(rows), BATCH_SIZE), "cross-entropy")
     for part in (rows[start : start + BATCH_SIZE] for start in starts):

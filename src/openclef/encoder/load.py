@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 
 from openclef import artefact
+from openclef.encoder.masking import MaskingConfig
 from openclef.encoder.train import WEIGHTS, EncoderStage
 from openclef.encoder.transformer import EncoderConfig, MaskedTransformer
+from openclef.errors import ArtefactError
+from openclef.tokenizer.features import WHITENER, FeatureTable
 from openclef.training import checkpoint
 
 
@@ -30,9 +33,31 @@ def encoder_config(folder: Path) -> EncoderConfig:
     return EncoderStage.model_validate(stage.config).model
 
 
+def drop_ratio_of(folder: Path) -> float:
+    """Of the visible tokens, how many its training left out of the encoder; of an aligned encoder,
+    which does not tell, as many as MAGE does."""
+    stage = encoder_artefact(folder)
+    if stage.kind == "aligned":
+        return MaskingConfig().drop_ratio
+    return EncoderStage.model_validate(stage.config).loss.masking.drop_ratio
+
+
 def load_encoder(folder: Path) -> MaskedTransformer:
     """Load the Transformer for use; every tensor must match."""
     model = MaskedTransformer(encoder_config(folder))
     weights, _ = checkpoint.load_tensors(folder / WEIGHTS)
     checkpoint.load_weights(model, weights, source=str(folder / WEIGHTS))
     return model.eval()
+
+
+def check_whitener(folder: Path, config: EncoderConfig, features: FeatureTable) -> None:
+    """Raise ArtefactError if an encoder reads patches, and learned others than these."""
+    if "patches" not in config.feature_dims:
+        return
+    own, given = map(artefact.hash_file, (folder / WHITENER, features.whitener_path))
+    if own != given:
+        raise ArtefactError(
+            f"{features.artefact.folder}: patches of another whitener than that of {folder} "
+            f"({given[:12]} and {own[:12]}), whose numbers mean other things; make features with "
+            "the encoder's (train features, --whitener)"
+        )

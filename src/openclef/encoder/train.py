@@ -125,7 +125,7 @@ def train_encoder(
     OpenclefError
         If the configuration reads what is not given.
     """
-    _check_fit(tokens, features, config)
+    vectors = check_fit(tokens, features, config)
     windows = EncoderWindows(tokens, config.companions, cohort=cohort, features=features)
     train_rows = train_windows(
         tokens, share=config.train_share, seed=config.train.seed, cohort=cohort
@@ -146,7 +146,6 @@ def train_encoder(
     torch.manual_seed(config.train.seed)
     objective = MaskedReconstruction(config.model, config.loss)
     tuning_rows = tokens.rows("tuning")
-    vectors = _code_vectors(tokens, config.model) if config.model.codes == "vectors" else None
     objective.model.start_codes(_code_counts(tokens, train_rows), vectors)
 
     def load_batch(indices: np.ndarray, _: Sequence[np.random.Generator]) -> Batch:
@@ -172,17 +171,13 @@ def train_encoder(
     return stage
 
 
-def _code_vectors(tokens: TokenTable, model: EncoderConfig) -> torch.Tensor:
-    vectors = torch.from_numpy(tokens.code_vectors())
-    if vectors.shape[1] != model.latent_dim:
-        raise ArtefactError(
-            f"{tokens.artefact.folder}: code vectors of {vectors.shape[1]} numbers; the encoder "
-            f"expects {model.latent_dim} (latent_dim)"
-        )
-    return vectors
+def check_fit(
+    tokens: TokenTable, features: FeatureTable | None, config: EncoderStage
+) -> torch.Tensor | None:
+    """Raise ArtefactError if tokens or features are of another shape than an encoder's.
 
-
-def _check_fit(tokens: TokenTable, features: FeatureTable | None, config: EncoderStage) -> None:
+    Returns the code vectors that its codes start from, `[n_codes, latent_dim]`, if they do.
+    """
     model = config.model
     if tokens.ids.ndim > 2:
         raise ArtefactError(
@@ -200,3 +195,12 @@ def _check_fit(tokens: TokenTable, features: FeatureTable | None, config: Encode
                 f"{features.artefact.folder}: latents and patches of {dims[0]} and {dims[1]} "
                 f"numbers; the encoder expects {model.latent_dim} and {model.patch_dim}"
             )
+    if model.codes == "names":
+        return None
+    vectors = torch.from_numpy(tokens.code_vectors())
+    if vectors.shape[1] != model.latent_dim:
+        raise ArtefactError(
+            f"{tokens.artefact.folder}: code vectors of {vectors.shape[1]} numbers; the encoder "
+            f"expects {model.latent_dim} (latent_dim)"
+        )
+    return vectors

@@ -38,7 +38,7 @@ from openclef.encoder.embed import (
     encode_items,
     pooled_width,
 )
-from openclef.encoder.load import encoder_artefact, load_encoder
+from openclef.encoder.load import check_whitener, encoder_artefact, load_encoder
 from openclef.encoder.transformer import MaskedTransformer
 from openclef.encoder.windows import EncoderWindows
 from openclef.errors import ArtefactError, OpenclefError
@@ -172,6 +172,7 @@ def train_attention_pool(
     dim = encoder.config.width if model.pooling is None else pooled_width(encoder, model.pooling)
     inputs = {**tokens.artefact.inputs, "tokens": tokens.artefact.hash, "encoder": source.hash}
     if features is not None and encoder.config.feature_dims:
+        check_whitener(encoder_folder, encoder.config, features)
         inputs["features"] = features.artefact.hash
     if pool is not None:
         inputs["pool"] = pool.artefact.hash

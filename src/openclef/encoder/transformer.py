@@ -166,7 +166,8 @@ class MaskedTransformer(nn.Module):
         self.code_bias = nn.Parameter(torch.zeros(config.n_codes)) if has_names else None
         self.apply(init_weights)
         nn.init.trunc_normal_(self.class_token, std=width**-0.5)
-        # What is optional draws last: all else starts at the same weights with or without it.
+        # What is optional draws last: the rest starts at the same weights without an option or
+        # with one.
         self.features = nn.ModuleDict()
         for name, dim in config.feature_dims.items():
             self.features[name] = project = nn.Linear(dim, width)

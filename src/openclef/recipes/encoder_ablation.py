@@ -34,7 +34,7 @@ from openclef.cohort.embeddings import TABLE, begin_embeddings, write_embeddings
 from openclef.cohort.store import Cohort
 from openclef.encoder.embed import Pooling, embed_tokens
 from openclef.encoder.evaluate import evaluate_encoder
-from openclef.encoder.train import EncoderStage, train_encoder
+from openclef.encoder.train import EncoderStage, check_fit, train_encoder
 from openclef.errors import OpenclefError, choose
 from openclef.recipes.encoders import for_tokens, get_encoder
 from openclef.recipes.probing import Columns, Probed, Probing, auroc_columns
@@ -191,6 +191,7 @@ def ablate_encoders(
     }
     for (name, _), stage in stages.items():
         _check(name, stage, layers, features)
+        check_fit(tokens, features, stage)
     if references:
         load_models(references, cohort)  # a wrong one is told before the folder is taken
     artefact.begin(
@@ -288,17 +289,14 @@ def held_out_cross_entropy(
     features: FeatureTable | None = None,
 ) -> Columns:
     """`cross_entropy, share` and their errors `*_se`, as `evaluate_encoder` has them, of
-    `folder/encoder` and held-out patients; kept in `folder/cross_entropy.csv`. As many tokens are
-    left out of the encoder as in its training. Nothing if the encoder predicts no codes.
+    `folder/encoder` and held-out patients; kept in `folder/cross_entropy.csv`. Nothing if the
+    encoder predicts no codes.
     """
     if stage.loss.code_weight == 0:
         return {}
     path = folder / "cross_entropy.csv"
     if not path.exists():
-        table = evaluate_encoder(
-            folder / "encoder", cohort, tokens, features=features,
-            drop_ratio=stage.loss.masking.drop_ratio,
-        )  # fmt: skip
+        table = evaluate_encoder(folder / "encoder", cohort, tokens, features=features)
         with atomic(path) as temporary:
             table.write_csv(temporary)
     row = pl.read_csv(path).row(by_predicate=pl.col("predictor") == "encoder", named=True)

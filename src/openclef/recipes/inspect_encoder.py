@@ -18,7 +18,13 @@ from openclef import artefact
 from openclef.artefact import Artefact
 from openclef.cohort.store import Cohort
 from openclef.encoder.evaluate import evaluate_encoder
-from openclef.encoder.load import encoder_artefact, encoder_config, load_encoder
+from openclef.encoder.load import (
+    check_whitener,
+    drop_ratio_of,
+    encoder_artefact,
+    encoder_config,
+    load_encoder,
+)
 from openclef.encoder.train import EncoderStage
 from openclef.encoder.transformer import MaskedTransformer
 from openclef.encoder.windows import EncoderWindows
@@ -26,7 +32,6 @@ from openclef.errors import ArtefactError, OpenclefError, choose
 from openclef.page import render_page
 from openclef.recipes.inspect_figures import Drawn
 from openclef.recipes.inspect_filling import (
-    DROP_RATIO,
     EXPECTED,
     FILLS,
     INTERPOLATED,
@@ -113,14 +118,15 @@ def inspect_encoder(
     shape = encoder_config(encoder_folder)
     read = features if shape.feature_dims else None
     windows = EncoderWindows(tokens, shape.companions, cohort=cohort, features=read)
-    if read is not None and "patches" in shape.feature_dims:
-        read.check_whitener(encoder_folder)
+    if read is not None:
+        check_whitener(encoder_folder, shape, read)
     made_of = {
         "encoder": stage.hash, "tokenizer": source.hash, "cohort": cohort.hash,
         "tokens": tokens.artefact.hash, "features": read.artefact.hash if read else "none",
         "split": split, "ratio": str(ratio), "windows": str(n_windows),
         "examples": str(n_examples), "seed": str(seed),
     }  # fmt: skip
+    drop_ratio = drop_ratio_of(encoder_folder)
     numbers_path = out.with_suffix(".parquet")
     if is_there(out, made_of):
         return numbers_path
@@ -130,8 +136,9 @@ def inspect_encoder(
 
     def fill(some: pl.DataFrame, label: str) -> Iterator[Filled]:
         return fill_windows(
-            encoder, tokenizer, cohort, windows, some, ratio=ratio, seed=seed, label=label
-        )
+            encoder, tokenizer, cohort, windows, some, ratio=ratio, drop_ratio=drop_ratio,
+            seed=seed, label=label,
+        )  # fmt: skip
 
     measured = _measure(fill(chosen, "filling in"), chosen, tokenizer)
     if measured.is_empty():
@@ -151,11 +158,12 @@ def inspect_encoder(
     if len(tokens.rows("train")):  # whose codes the references count
         entropies = evaluate_encoder(
             encoder_folder, cohort, tokens, split=split, features=read, ratio=ratio,
-            drop_ratio=DROP_RATIO, n_windows=n_windows, seed=seed,
+            n_windows=n_windows, seed=seed,
         )  # fmt: skip
     page = render_page(
         "openclef.recipes", "inspect_encoder.html",
-        made_of=made_of, errors=errors.to_dicts(), meanings=MEANINGS, n_windows=measured.height,
+        made_of=made_of, n_dropped=min(drop_ratio, ratio), errors=errors.to_dicts(),
+        meanings=MEANINGS, n_windows=measured.height,
         n_patients=measured["subject_id"].n_unique(), n_hidden=n_hidden,
         n_left_out=chosen.height - measured.height, is_aligned=stage.kind == "aligned",
         is_of_its_tokens=stage.inputs["tokens"] == tokens.artefact.hash,

@@ -26,7 +26,6 @@ from openclef.training.loop import best_device
 from openclef.types import BoolArray, FloatArray, Spectrogram
 
 _READ_WINDOWS = 1024
-DROP_RATIO = 0.5  # of the visible tokens, as in training and in `evaluate_encoder`
 TRUE = "the tokens themselves"
 EXPECTED = "expected code"
 LIKELIEST = "most likely code"
@@ -98,6 +97,7 @@ def fill_windows(
     chosen: pl.DataFrame,
     *,
     ratio: float,
+    drop_ratio: float,
     seed: int,
     label: str,
 ) -> Iterator[Filled]:
@@ -109,7 +109,7 @@ def fill_windows(
     cohort : that of the tokens.
     windows : as the encoder reads them.
     chosen : `row` and `cohort_row` of the windows, see `draw_windows`.
-    ratio : of the visible tokens masked.
+    ratio, drop_ratio : of the visible tokens masked, and left out of the encoder.
     seed : of the masks.
     label : of the progress bar.
 
@@ -127,7 +127,7 @@ def fill_windows(
     for row, cohort_row in track(pairs, label):
         batch = {name: x.to(device) for name, x in windows.batch(np.array([row])).items()}
         masking = mask_rows(
-            batch["hidden"], np.array([row]), ratio=ratio, drop_ratio=DROP_RATIO, seed=seed
+            batch["hidden"], np.array([row]), ratio=ratio, drop_ratio=drop_ratio, seed=seed
         )
         masked, hidden = (
             x[0].reshape(tokens.grid).cpu().numpy() for x in (masking.masked, batch["hidden"])

@@ -33,6 +33,7 @@ from openclef.tokenizer.train import load_tokenizer, read_finite, stack
 from openclef.tokenizer.vqgan import Vqgan, scale
 from openclef.tokenizer.whitener import Whitener, fit_whitener, load_whitener, save_whitener
 from openclef.training.batches import load_ahead
+from openclef.training.checkpoint import load_tensors
 from openclef.training.loop import Batch, best_device
 
 ARRAYS = ("latents", "patches")
@@ -83,17 +84,6 @@ class FeatureTable:
             raise ArtefactError(
                 f"{self.artefact.folder}: features of other tokens than "
                 f"{tokens.artefact.folder}; make them anew in another folder"
-            )
-
-    def check_whitener(self, encoder_folder: Path) -> None:
-        """Raise ArtefactError if these patches are of other directions than an encoder learned."""
-        paths = encoder_folder / WHITENER, self.whitener_path
-        own, given = map(artefact.hash_file, paths)
-        if own != given:
-            raise ArtefactError(
-                f"{self.artefact.folder}: patches of another whitener than that of "
-                f"{encoder_folder} ({given[:12]} and {own[:12]}), whose numbers mean other things; "
-                "make features with the encoder's (train features, --whitener)"
             )
 
 
@@ -150,7 +140,7 @@ def extract_features(
         inputs={
             "tokens": tokens.artefact.hash,
             **made_of,
-            **(_given_whitener(whitener_folder, source.hash) if whitener_folder else {}),
+            **(_given_whitener(whitener_folder, source.hash, config) if whitener_folder else {}),
         },
     )
     if stage.is_complete:
@@ -204,7 +194,7 @@ def features_of(tokenizer: Vqgan, whitener: Whitener, batch: Batch) -> dict[str,
     return dict(zip(ARRAYS, values, strict=True))
 
 
-def _given_whitener(folder: Path, tokenizer_hash: str) -> dict[str, str]:
+def _given_whitener(folder: Path, tokenizer_hash: str, config: FeaturesConfig) -> dict[str, str]:
     """Its hash, by what it is among the inputs."""
     path = folder / WHITENER
     if not path.exists():
@@ -215,6 +205,11 @@ def _given_whitener(folder: Path, tokenizer_hash: str) -> dict[str, str]:
     made_of = artefact.read_identity(folder / "config.json")["inputs"]
     if made_of.get("tokenizer") != tokenizer_hash:
         raise ArtefactError(f"{folder}: its whitener is of another tokenizer")
+    n_directions = load_tensors(path)[0]["snr"].shape[-1]
+    if n_directions != config.patch_dim:
+        raise ArtefactError(
+            f"{path}: a whitener of {n_directions} directions; {config.patch_dim} were asked for"
+        )
     return {"whitener": artefact.hash_file(path)}
 
 
@@ -234,13 +229,7 @@ def _whitener(
 
         fitted = fit_whitener(tokenizer.config, windows, patch_dim=config.patch_dim)
         save_whitener(fitted, path)
-    whitener = load_whitener(path, tokenizer.config).to(best_device())
-    n_directions = whitener.snr.shape[-1]
-    if n_directions != config.patch_dim:
-        raise ArtefactError(
-            f"{path}: a whitener of {n_directions} directions; {config.patch_dim} were asked for"
-        )
-    return whitener
+    return load_whitener(path, tokenizer.config).to(best_device())
 
 
 def _read(cohort: Cohort, rows: NDArray[np.int64]) -> Batch:

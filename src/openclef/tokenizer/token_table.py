@@ -96,8 +96,8 @@ class TokenTable:
         path = self.artefact.folder / CODE_VECTORS
         if not path.exists():
             raise ArtefactError(
-                f"{path}: not there; tokens of one code each have it, if `openclef tokenize` of "
-                "this version made them"
+                f"{path}: not there; tokens of one code each have it, unless an earlier version "
+                "made them: tokenize into another folder"
             )
         vectors: NDArray[np.float32] = np.load(path, allow_pickle=False)
         return vectors

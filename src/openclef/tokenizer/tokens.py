@@ -144,8 +144,6 @@ def tokenize_cohort(
         # Parts and their copy, two bytes an id each.
         n_ids = math.prod(tokenizer.config.grid) * quantiser.n_quantisers
         artefact.check_free_disk(out, 4 * n_ids * n_todo)
-        if quantiser.n_quantisers == 1:
-            _write_code_vectors(tokenizer, out)
         tokenizer.to(best_device())
         with _progress(n_todo, shown=progress) as advance:
             for index in todo:
@@ -156,17 +154,16 @@ def tokenize_cohort(
                     pq.write_table(table, temporary, compression="zstd")
         if missing_parts(out, cohort):
             return stage
-        _finish(stage)
+        _finish(stage, tokenizer.cpu())
     with storage_of(out):
         make_cache(stage)
     return stage
 
 
-def _write_code_vectors(tokenizer: Vqgan, out: Path) -> None:
-    """Every shard does it, to the same bytes."""
+def _write_code_vectors(tokenizer: Vqgan, path: Path) -> None:
     ids = torch.arange(tokenizer.config.quantiser.n_codes)[:, None]
     vectors = tokenizer.quantiser.decode(ids).numpy()
-    with storage_of(out), atomic(out / CODE_VECTORS) as temporary, temporary.open("wb") as file:
+    with atomic(path) as temporary, temporary.open("wb") as file:
         np.save(file, vectors, allow_pickle=False)
 
 
@@ -177,7 +174,7 @@ def failures(folder: Path) -> pl.DataFrame:
     return wanted.filter(pl.col("error").is_not_null()).collect()
 
 
-def _finish(stage: Artefact) -> None:
+def _finish(stage: Artefact, tokenizer: Vqgan) -> None:
     """Shards that end together all do it, to the same bytes."""
     parts = sorted(stage.folder.glob("part-*.parquet"))
     failed = failures(stage.folder)
@@ -188,10 +185,15 @@ def _finish(stage: Artefact) -> None:
             f"{stage.folder}: no window has tokens; the first, of session "
             f"{failed['session_id'][0]}: {failed['error'][0]}"
         )
-    codes = stage.folder / CODE_VECTORS
-    stage.finish(path.name for path in [*parts, codes] if path.exists())
-    for path in stage.folder.glob(".part-*.tmp"):
-        path.unlink(missing_ok=True)  # of killed writers
+    outputs = [part.name for part in parts]
+    if tokenizer.config.quantiser.n_quantisers == 1:
+        with storage_of(stage.folder):
+            _write_code_vectors(tokenizer, stage.folder / CODE_VECTORS)
+        outputs.append(CODE_VECTORS)
+    stage.finish(outputs)
+    for pattern in (".part-*.tmp", f".{CODE_VECTORS}.*.tmp"):
+        for path in stage.folder.glob(pattern):
+            path.unlink(missing_ok=True)  # of killed writers
 
 
 def _tokenize_part(
