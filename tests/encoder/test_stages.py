@@ -14,7 +14,7 @@ import zarr
 from openclef import artefact
 from openclef.cohort.store import Cohort
 from openclef.encoder import evaluate
-from openclef.encoder.embed import embed_tokens, session_means
+from openclef.encoder.embed import embed_patches, embed_tokens, session_means
 from openclef.encoder.evaluate import GridStatistics, evaluate_encoder, mask_rows
 from openclef.encoder.load import load_encoder
 from openclef.encoder.masking import MaskingConfig
@@ -369,3 +369,21 @@ def test_as_many_tokens_are_left_out_as_in_training(data, tmp_path, monkeypatch)
     train_encoder(data.tokens, tmp_path / "e", config=stage_of(0, loss=loss))
     evaluate_encoder(tmp_path / "e", data.cohort, data.tokens)
     assert set(seen) == {0.3}
+
+
+def test_patches_are_embedded_without_an_encoder(data, tmp_path):
+    embed_patches(data.tokens, data.features, tmp_path / "p", n_directions=3)
+    found = pl.read_parquet(tmp_path / "p" / "embeddings.parquet").sort("session_id", "window")
+    assert set(found["session_id"]) == {"S2", "S3", "S4", "S5", "S6", "S7"}
+    for session, window, vector in found[["session_id", "window", "vector"]].iter_rows():
+        if session == "S3":  # without tokens
+            assert np.isnan(vector).all()
+            continue
+        rows = np.flatnonzero(
+            (data.tokens.session_id == session).to_numpy() & (data.tokens.window == window)
+        )
+        shown = ~data.tokens.hidden(rows).reshape(4, 8)
+        x = data.features.patches[rows[0]].astype(float).reshape(4, 8, 4)[..., :3].clip(-4, 4)
+        means = [x[line][shown[line]].mean(0) for line in range(4)]
+        spreads = [x[line][shown[line]].std(0) for line in range(4)]
+        np.testing.assert_allclose(vector, np.ravel([means, spreads]), atol=2e-3)

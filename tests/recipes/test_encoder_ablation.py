@@ -349,6 +349,8 @@ def test_without_codes_to_predict_there_is_no_cross_entropy(data, variants):
     settings = {"names": ["tiny-latents"], "seeds": [0], "poolings": ["mean"]}
     runs = ablate(data, data.root / "latents", features=FeatureTable(folder), **settings).runs
     assert runs["cross_entropy"].is_null().all()
+    references = runs.filter(pl.col("kind") == "reference")["encoder"].to_list()
+    assert references == [*HANDCRAFTED, "patches_mean_sd"]  # what it reads, without an encoder
     assert runs.filter(pl.col("kind") == "trained")["finding"].is_between(0, 1).all()
 
 

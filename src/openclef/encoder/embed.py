@@ -43,6 +43,7 @@ FAILURES = "failures.parquet"
 PARTS = "parts"  # in a folder until it is complete
 PART_WINDOWS = 256
 BATCH_SIZE = 8
+_FARTHEST_PATCH = 4.0  # SD: loose electrodes lie much farther out
 
 
 def pool(
@@ -265,6 +266,56 @@ def embed_tokens(
             label=f"embedding, {model}",
         )  # fmt: skip
         _write(out, tokens, rows, vectors, stage, aggregator)
+    shutil.rmtree(out / PARTS, ignore_errors=True)
+    return stage
+
+
+def embed_patches(
+    tokens: TokenTable,
+    features: FeatureTable,
+    out: Path,
+    *,
+    model: str = "patches_mean_sd",
+    n_directions: int = 12,
+) -> Artefact:
+    """Stage: features -> `embeddings/` without an encoder, by mean and spread of whitened patches.
+
+    What an encoder that reads patches has before its first layer, and should be ahead of.
+
+    Parameters
+    ----------
+    tokens, features : of one another.
+    out : as of `embed_tokens`, pooled by "moments".
+    model : name of the embeddings in a benchmark.
+    n_directions : of most signal that are read of each patch, within 4 SD; all if there are fewer.
+    """
+    features.check(tokens)
+    n_directions = min(n_directions, features.patches.shape[-1])
+    stage = begin_embeddings(
+        out,
+        model=model,
+        inputs={
+            "cohort": tokens.artefact.inputs["cohort"], "features": features.artefact.hash,
+        },
+        settings={"pooling": "moments", "n_directions": n_directions},
+    )  # fmt: skip
+    if not stage.is_complete:
+        rows = tokens.rows("probe", "tuning", "held_out")
+        n_regions, n_rows, n_columns = tokens.grid
+
+        def embed(part: slice) -> Iterator[FloatArray]:
+            for batch in np.array_split(rows[part], -(-len(rows[part]) // BATCH_SIZE)):
+                patches = features.patches[batch, :, :n_directions].astype(np.float32)
+                hidden = torch.from_numpy(tokens.hidden(batch))
+                pooled = pool(
+                    torch.from_numpy(patches.clip(-_FARTHEST_PATCH, _FARTHEST_PATCH)),
+                    torch.arange(hidden.shape[1]).expand_as(hidden), hidden,
+                    n_rows=n_regions * n_rows, n_columns=n_columns, how="moments",
+                )  # fmt: skip
+                yield pooled.numpy()
+
+        vectors = in_parts(out / PARTS, len(rows), embed, label=f"embedding, {model}")
+        _write(out, tokens, rows, vectors, stage, None)
     shutil.rmtree(out / PARTS, ignore_errors=True)
     return stage
 

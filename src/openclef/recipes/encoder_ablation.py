@@ -32,7 +32,7 @@ from openclef.benchmark.runner import BenchmarkConfig
 from openclef.benchmark.statistics import AurocBootstrap
 from openclef.cohort.embeddings import TABLE, begin_embeddings, write_embeddings
 from openclef.cohort.store import Cohort
-from openclef.encoder.embed import Pooling, embed_tokens
+from openclef.encoder.embed import Pooling, embed_patches, embed_tokens
 from openclef.encoder.evaluate import evaluate_encoder
 from openclef.encoder.train import EncoderStage, check_fit, train_encoder
 from openclef.errors import OpenclefError, choose
@@ -45,6 +45,7 @@ from openclef.training.config import TrainConfig
 
 CATEGORIES = ("finding", "disease", "medication")
 SPECTRUM = "spectrum_mean_sd"
+PATCHES = "patches_mean_sd"
 HANDCRAFTED = ("demographics", "band_power", SPECTRUM)
 BESIDE = "+spectrum"
 POOLINGS: dict[str, Pooling] = {name: name for name in get_args(Pooling)}
@@ -164,7 +165,8 @@ def ablate_encoders(
     out : folder, new or of this study of the same tokens; what is complete there is not done again.
     names : of `ENCODERS`.
     seeds : of the training.
-    features : for encoders that read or predict latents or patches.
+    features : for encoders that read or predict latents or patches; mean and spread of the patches
+        alone, `patches_mean_sd`, are one more reference.
     references : embeddings of the cohort to compare with, besides the three hand-crafted ones; a
         hand-crafted one that is given is not made.
     poolings, layers : every pair is read out, see `encode_and_pool`.
@@ -200,6 +202,9 @@ def ablate_encoders(
     )  # fmt: skip
     say("references")
     found = _references(cohort, references, out / "references")
+    if features is not None:
+        found[PATCHES] = out / "references" / PATCHES
+        embed_patches(tokens, features, found[PATCHES], model=PATCHES)
     runs = [
         _Run(name, "reference", None, None, probing.of(folder), {})
         for name, folder in found.items()
