@@ -524,6 +524,14 @@ def test_a_page_that_is_there_is_left_alone_and_another_refused(data, page):
     assert before == (page.stat().st_mtime_ns, page.with_suffix(".parquet").stat().st_mtime_ns)
 
 
+def test_train_patients_are_not_compared_with_counts_of_themselves(data, tmp_path):
+    given = SimpleNamespace(**{**vars(data), "folder": tmp_path})
+    inspect(given, split="train")
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert "these are the train patients, whose codes" in text
+    assert "unigram" not in text
+
+
 def test_another_archive_can_be_looked_at_if_the_tokenizer_is_the_same(data, tmp_path):
     plan = {"A0": (1, "held_out", [spectrogram(7, hidden=[(200, 1280)])])}
     cohort = write_cohort(tmp_path / "cohort", plan)

@@ -155,7 +155,8 @@ def inspect_encoder(
     ]
     errors = summarise(measured)
     entropies = pl.DataFrame()
-    if len(tokens.rows("train")):  # whose codes the references count
+    # The references count the codes of train patients: of these they would know what is asked.
+    if split != "train" and len(tokens.rows("train")):
         entropies = evaluate_encoder(
             encoder_folder, cohort, tokens, split=split, features=read, ratio=ratio,
             n_windows=n_windows, seed=seed,
