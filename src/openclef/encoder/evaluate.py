@@ -157,7 +157,7 @@ def evaluate_encoder(
     """
     model = load_encoder(encoder_folder).to(best_device())
     windows = EncoderWindows(tokens, model.config.companions, cohort=cohort, features=features)
-    if features is not None and model.config.feature_dims:
+    if features is not None:  # what is not patches has no whitener to check
         check_whitener(encoder_folder, model.config, features)
     rows = tokens.rows(split)
     if n_windows is not None and len(rows) > n_windows:
