@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from openclef.encoder.embed import encode_and_pool
+from openclef.encoder.pooling import encode_and_pool
 from openclef.encoder.transformer import MaskedTransformer
 from openclef.model import CLEF, ModelConfig
 from openclef.recipes.encoders import get_encoder

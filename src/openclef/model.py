@@ -17,15 +17,9 @@ from openclef import artefact
 from openclef.artefact import Artefact, atomic
 from openclef.cohort.embeddings import TABLE, begin_embeddings, write_embeddings
 from openclef.cohort.store import Cohort
-from openclef.encoder.embed import (
-    PARTS,
-    Pooling,
-    check_layer,
-    encode_and_pool,
-    in_parts,
-    n_vectors,
-)
+from openclef.encoder.embed import PARTS, in_parts
 from openclef.encoder.load import encoder_artefact, load_encoder
+from openclef.encoder.pooling import Pooling, check_layer, encode_and_pool, n_vectors
 from openclef.encoder.transformer import EncoderConfig, MaskedTransformer
 from openclef.encoder.windows import hour_of_day
 from openclef.errors import ArtefactError, OpenclefError

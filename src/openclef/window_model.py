@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openclef.encoder.embed import pool_encoded
 from openclef.encoder.masking import keep
+from openclef.encoder.pooling import pool_encoded
 from openclef.errors import OpenclefError, RecordingError
 from openclef.model import CLEF
 from openclef.signal import implausible, match_channels, window_spectrogram

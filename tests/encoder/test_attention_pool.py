@@ -16,8 +16,10 @@ from openclef import artefact
 from openclef.cli import app
 from openclef.encoder import train_pool
 from openclef.encoder.attention_pool import AttentionPool, PoolConfig, load_pool
-from openclef.encoder.embed import embed_tokens, encode_items, pool, row_means
+from openclef.encoder.embed import embed_tokens
 from openclef.encoder.load import load_encoder
+from openclef.encoder.pooling import encode_items, pool
+from openclef.encoder.rows import row_means
 from openclef.encoder.train import train_encoder
 from openclef.encoder.train_pool import PoolObjective, PoolStage, train_attention_pool
 from openclef.encoder.windows import EncoderWindows

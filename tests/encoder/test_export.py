@@ -4,8 +4,8 @@ import zipfile
 import pytest
 import torch
 
-from openclef.encoder.embed import encode_and_pool
 from openclef.encoder.export import NOTES, export_embed
+from openclef.encoder.pooling import encode_and_pool
 from openclef.encoder.transformer import EncoderConfig, MaskedTransformer
 from openclef.errors import OpenclefError
 from openclef.recipes.recipe import changed
@@ -34,6 +34,7 @@ def batch_of(model, n_windows, *, hide):
         "ids": torch.randint(16, (n_windows, config.n_tokens), generator=rng),
         "hidden": columns.flatten(1),
         "latents": torch.randn(n_windows, config.n_tokens, 32, generator=rng),
+        "patches": torch.randn(n_windows, config.n_tokens, 32, generator=rng),
         "channel_mask": torch.rand(n_windows, 19, generator=rng) < 0.5,
         "hour": torch.linspace(0, 23, n_windows),
     }
@@ -41,11 +42,17 @@ def batch_of(model, n_windows, *, hide):
 
 
 VECTORS = changed(PLAIN, codes="vectors")
+CENTRED = changed(PLAIN, inputs="patches", patches="centred", positions="rotary", n_heads=1)
 
 
 @pytest.mark.parametrize(
     ("config", "pooling", "layer"),
-    [(PLAIN, "mean", -1), (EVERYTHING, "rows", 0), (VECTORS, "moments", -1)],
+    [
+        (PLAIN, "mean", -1),
+        (EVERYTHING, "rows", 0),
+        (VECTORS, "moments", -1),
+        (CENTRED, "class", -1),
+    ],
 )
 def test_the_exported_path_gives_what_the_eager_one_does(config, pooling, layer, tmp_path):
     model = made(config)
@@ -75,6 +82,7 @@ def test_the_exported_path_gives_what_the_eager_one_does(config, pooling, layer,
         "input_norm",
         "encoder",
         "features",
+        "row_levels",
         "channels",
         "clock",
     )

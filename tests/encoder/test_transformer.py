@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from openclef.encoder.code_space import whitened
-from openclef.encoder.embed import check_layer, encode_and_pool
 from openclef.encoder.masking import MaskingConfig, draw_masking, keep
 from openclef.encoder.objective import EncoderLossConfig, MaskedReconstruction
-from openclef.encoder.transformer import EncoderConfig, MaskedTransformer
+from openclef.encoder.pooling import check_layer, encode_and_pool
+from openclef.encoder.transformer import NEAR, EncoderConfig, MaskedTransformer, turned
 from openclef.errors import OpenclefError
 from openclef.recipes.recipe import changed
 
@@ -63,10 +63,11 @@ def test_scores_over_the_codes_for_masked_tokens_only_on_any_grid(grid, fill):
 
 
 @pytest.mark.parametrize("drop_ratio", [0.5, 0.0])
+@pytest.mark.parametrize("patches", ["plain", "centred"])
 @pytest.mark.parametrize("inputs", INPUTS)
-def test_masked_tokens_cannot_be_seen(inputs, drop_ratio):
+def test_masked_tokens_cannot_be_seen(inputs, patches, drop_ratio):
     """Neither their codes nor anything continuous of them, dropped or not."""
-    model, batch = made(inputs=inputs, **EVERYTHING), tokens()
+    model, batch = made(inputs=inputs, patches=patches, **EVERYTHING), tokens()
     masking = masking_of(batch["hidden"], drop_ratio=drop_ratio)
     other = replaced(batch, masking.masked)
     torch.testing.assert_close(model(batch, masking), model(other, masking), rtol=0, atol=0)
@@ -77,9 +78,10 @@ def test_masked_tokens_cannot_be_seen(inputs, drop_ratio):
         assert changes == (name in inputs or (name == "ids" and "codes" in inputs)), name
 
 
+@pytest.mark.parametrize("patches", ["plain", "centred"])
 @pytest.mark.parametrize("inputs", INPUTS)
-def test_hidden_tokens_cannot_be_seen(inputs):
-    model, batch = made(inputs=inputs), tokens()
+def test_hidden_tokens_cannot_be_seen(inputs, patches):
+    model, batch = made(inputs=inputs, patches=patches), tokens()
     batch["hidden"][:, 20:] = True
     masking = masking_of(batch["hidden"])
     other = replaced(batch, batch["hidden"])
@@ -113,8 +115,9 @@ def test_midnight_is_near_to_midnight():
     assert torch.dist(late, early) < 0.01 * torch.dist(late, noon)
 
 
-def test_a_short_row_in_a_batch_is_as_if_alone():
-    model, batch = made(inputs="codes+patches"), tokens()
+@pytest.mark.parametrize("patches", ["plain", "centred"])
+def test_a_short_row_in_a_batch_is_as_if_alone(patches):
+    model, batch = made(inputs="codes+patches", patches=patches), tokens()
     batch["hidden"][1, 12:] = True
     alone = {name: value[1:] for name, value in batch.items()}
     for how in ("rows", "moments", "mean", "class"):
@@ -223,6 +226,83 @@ def test_moments_are_of_each_row_over_time(model):
     assert not found[:, 3].any()
 
 
+def test_centred_patches_are_deviations_from_the_mean_of_what_is_shown_of_their_row():
+    model, batch = made(inputs="patches", patches="centred"), tokens(rows=1)
+    batch["hidden"][0, 30:] = True
+    batch["patches"] *= 0.2
+    batch["patches"][0, 5, 0], batch["patches"][0, 6, 0] = 900.0, -900.0  # loose electrodes
+    masking = masking_of(batch["hidden"])
+    found = model.patch_targets(batch, masking)
+    near = batch["patches"].clamp(-4, 4)[0].view(4, 8, 32)
+    shown = (~masking.masked & ~batch["hidden"])[0].view(4, 8)
+    for row, column in torch.argwhere(masking.targets[0].view(4, 8)).tolist():
+        mean = near[row][shown[row]].mean(0) if shown[row].any() else torch.zeros(32)
+        torch.testing.assert_close(found[0], near[row, column] - mean)
+        found = found[1:]
+    assert not len(found)
+
+
+def test_what_a_row_is_like_on_average_is_told_apart_from_its_deviations():
+    model, batch = made(inputs="patches", patches="centred"), tokens(rows=1)
+    batch["patches"] *= 0.2
+    masking = masking_of(batch["hidden"])
+    higher = {**batch, "patches": batch["patches"] + torch.rand(4).repeat_interleave(8)[:, None]}
+    one, other = (model.patch_targets(b, masking) for b in (batch, higher))
+    # A row of which nothing is shown has no mean to deviate from.
+    shown = (~masking.masked)[0].view(4, 8).any(1).repeat_interleave(8)[masking.targets[0]]
+    torch.testing.assert_close(one[shown], other[shown], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(
+        *(pooled(model, b, how="mean") for b in (batch, higher)), rtol=1e-2, atol=1e-2
+    )
+    model.row_levels.weight.data.zero_()
+    torch.testing.assert_close(
+        *(pooled(model, b, how="mean") for b in (batch, higher)), rtol=1e-4, atol=1e-5
+    )
+
+
+def rotary(**changes):
+    return made(**{"width": 32, "positions": "rotary", **changes})
+
+
+def test_rotary_attention_knows_of_time_only_how_far_apart_tokens_are():
+    batch = tokens(rows=1)
+    model = rotary()
+    columns = torch.arange(32)[None] % 8
+    early, late = (keep((columns < first) | (columns >= first + 5)) for first in (0, 3))
+    # The same tokens three columns later, and then in another order.
+    moved = {name: value.clone() for name, value in batch.items()}
+    moved["ids"][0, late[0][0]] = batch["ids"][0, early[0][0]]
+    encoded = model.encode(batch, *early)
+    torch.testing.assert_close(encoded, model.encode(moved, *late), rtol=1e-4, atol=1e-5)
+    moved["ids"][0, late[0][0]] = batch["ids"][0, early[0][0].flip(0)]
+    assert not torch.allclose(encoded, model.encode(moved, *late), rtol=1e-2, atol=1e-2)
+
+
+def test_rotary_attention_starts_near_and_the_class_token_has_no_place():
+    model = rotary(grid=(2, 4, 32))
+    block, angles = model.encoder[0], model.angles(torch.arange(256)[None])
+    q, k = (
+        turned(t.expand(1, 2, 257, 16), angles)
+        for t in block.qkv.bias.detach().view(3, 2, 1, 16)[:2]
+    )
+    first, last = (q @ k.mT)[0] / 4
+    assert not last.any()
+    assert not first[0].any()
+    assert not first[:, 0].any()
+    scores = first[1:, 1:].view(2, 4, 32, 2, 4, 32)
+    at = scores[0, 1, 10]
+    assert at[0, 1, 10] == pytest.approx(sum(NEAR), rel=1e-4)
+    assert at[0, 1, 10] > at[0, 1, 11] > at[0, 1, 12] > at[0, 1, 20]
+    assert at[0, 1, 10] - at[1, 1, 10] == pytest.approx(NEAR[0], rel=1e-4)
+    assert at[0, 1, 10] - at[0, 2, 10] == pytest.approx(NEAR[1], rel=1e-4)
+    torch.testing.assert_close(at[1, 3, 12], scores[0, 1, 20, 1, 3, 22])
+
+
+def test_heads_that_cannot_be_turned_are_refused():
+    with pytest.raises(ValueError, match="as wide as a multiple of 16, not 8"):
+        EncoderConfig(width=16, n_heads=2, positions="rotary")
+
+
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(ValueError, match="n_heads 3 does not divide width 16"):
         EncoderConfig(width=16, n_heads=3)
@@ -322,14 +402,18 @@ def test_codes_that_are_vectors_need_them():
 @pytest.mark.parametrize(
     "option",
     [{"inputs": "codes+latents"}, {"inputs": "codes+patches"}, {"use_channel_mask": True},
-     {"use_clock": True}, {"fill": "mask"}, {"codes": "vectors"}],
+     {"use_clock": True}, {"fill": "mask"}, {"codes": "vectors"},
+     {"width": 32, "positions": "rotary"}, {"inputs": "patches", "patches": "centred"}],
 )  # fmt: skip
 def test_what_is_optional_changes_no_other_start(option):
-    plain, other = made().state_dict(), made(**option).state_dict()
+    plain, other = made(width=option.get("width", 16)).state_dict(), made(**option).state_dict()
     shared = plain.keys() & other.keys()
-    assert len(plain.keys() - shared) == (1 if "codes" in option else 0)  # the bias of names
-    assert len(other.keys() - shared) > 0
-    assert all(torch.equal(plain[name], other[name]) for name in shared)
+    is_rotary = "positions" in option  # starts attention near, by the biases of queries and keys
+    # The bias of names; learned columns of encoder and decoder.
+    assert len(plain.keys() - shared) == (1 if "codes" in option else 2 if is_rotary else 0)
+    assert is_rotary or len(other.keys() - shared) > 0
+    differ = {name for name in shared if not torch.equal(plain[name], other[name])}
+    assert differ == ({name for name in shared if "qkv.bias" in name} if is_rotary else set())
 
 
 def test_moments_have_a_gradient_where_nothing_varies():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from openclef.alignment.ehr import EhrTower, EhrTowerConfig
 from openclef.alignment.text import TextTower, TextTowerConfig
-from openclef.encoder.embed import encode_and_pool
+from openclef.encoder.pooling import encode_and_pool
 from openclef.encoder.transformer import EncoderConfig, MaskedTransformer
 
 

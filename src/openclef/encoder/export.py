@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from openclef.artefact import atomic
-from openclef.encoder.embed import Pooling, check_layer, pool_encoded
+from openclef.encoder.pooling import Pooling, check_layer, pool_encoded
 from openclef.encoder.transformer import MaskedTransformer
 from openclef.errors import OpenclefError
 from openclef.types import CHANNELS
@@ -45,13 +45,14 @@ class EmbedPath(nn.Module):
         "moments" twice that."""
         encoder, hidden = self.encoder, batch["hidden"]
         everything = torch.arange(hidden.shape[1], device=hidden.device).expand_as(hidden)
-        tokens = encoder._embed(batch, everything, None)
+        tokens = encoder._embed(batch, everything, hidden, None)
         # shape[0], not len(): that would fix the batch size.
         x = torch.cat([encoder._summary(batch, tokens.shape[0]), tokens], 1)
         x = encoder.input_norm(x)
         seen = torch.cat([torch.ones_like(hidden[:, :1]), ~hidden], 1)[:, None, None]
+        angles = None if encoder.angles is None else encoder.angles(everything)
         for block in encoder.encoder:
-            x = block(x, seen)
+            x = block(x, seen, angles)
         if self.layer == -1:
             x = encoder.encoder_norm(x)
         grid = encoder.config.grid

@@ -139,7 +139,10 @@ class MaskedReconstruction(nn.Module):
             terms = {"cross_entropy": plain * share, "accuracy": hit * share}
         for name, weight in config.regressions.items():
             predicted = self.heads[name](decoded).float()
-            truth = batch[name][masking.targets][:, : predicted.shape[1]].float()
+            if name == "patches":
+                truth = model.patch_targets(batch, masking)[:, : predicted.shape[1]].float()
+            else:
+                truth = batch[name][masking.targets].float()
             error = F.smooth_l1_loss(predicted, truth, reduction="none")
             terms[name] = error.mean(-1).sum() * share
             loss = loss + weight * terms[name]

@@ -31,14 +31,9 @@ from openclef.encoder.attention_pool import (
     check_pool,
     load_pool,
 )
-from openclef.encoder.embed import (
-    PARTS,
-    check_layer,
-    embed_rows,
-    encode_items,
-    pooled_width,
-)
+from openclef.encoder.embed import PARTS, embed_rows
 from openclef.encoder.load import check_whitener, encoder_artefact, load_encoder
+from openclef.encoder.pooling import check_layer, encode_items, pooled_width
 from openclef.encoder.transformer import MaskedTransformer
 from openclef.encoder.windows import EncoderWindows
 from openclef.errors import ArtefactError, OpenclefError

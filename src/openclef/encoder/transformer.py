@@ -1,7 +1,7 @@
 """The encoder-decoder Transformer: `forward` reads as the method does.
 
-Axis letters: B batch, L token, K kept token, D width, V vocabulary, H head, P width of a token's
-continuous companion.
+Axis letters: B batch, L token, K kept token, D width, V vocabulary, H head, E width of a head,
+R angle, P width of a token's continuous companion.
 
 A batch is a mapping of tensors. Always: `ids [B, L]` int64 and `hidden [B, L]`; by configuration:
 `latents` and `patches` `[B, L, P]`, `channel_mask [B, 19]` and `hour [B]` (`windows.py`).
@@ -21,8 +21,12 @@ from torch.utils.checkpoint import checkpoint
 
 from openclef.encoder.code_space import CodeSpace
 from openclef.encoder.masking import Masking, keep
+from openclef.encoder.rows import of_own_row, row_means
 from openclef.types import CHANNELS
 
+FARTHEST_PATCH = 4.0  # SD
+# Scores at which the first head of rotary attention starts: same region, same row, same column.
+NEAR = (2.0, 4.0, 6.0)
 Inputs = Literal["codes", "codes+latents", "codes+patches", "patches"]
 
 
@@ -33,9 +37,16 @@ class EncoderConfig(BaseModel):
     and masked positions, the class token's output (paper.md, Encoder) or a learned mask token.
     inputs: what a token shows of itself: its code, its latent before quantisation (latent_dim
     numbers), its whitened patch of the spectrogram (patch_dim numbers); see tokenizer/features.py.
+    patches: how they are shown, and told where they are predicted. "centred" ones lie within 4 SD
+    (loose electrodes lie far beyond) and are deviations from the mean of what is shown of their
+    row, which each token is told beside; a target is such a deviation too, so that nobody has to
+    learn to copy what a row is like on average (as reversible instance normalisation does; ours).
     codes: what they are. "names" have embeddings that start at random, and the output is tied to
     them (paper.md, Encoder). Of "vectors" the tokenizer's latent space is known: embeddings start
     as their projection, and the output is a density in it; see `code_space.py`.
+    positions: how a token's place is told. "learned" vectors are added to it (paper.md, Encoder
+    [S]). With "rotary", attention also knows how far apart two tokens are, in time, frequency and
+    region, and starts by preferring near ones; no vector then tells the time (`GridAngles`; ours).
     use_channel_mask: tell which channels are missing. use_clock: tell the hour of the day.
     checkpoint_activations: work each layer out twice in training, for less memory.
     """
@@ -53,7 +64,9 @@ class EncoderConfig(BaseModel):
     inputs: Inputs = "codes"
     latent_dim: int = Field(32, gt=0)
     patch_dim: int = Field(32, gt=0)
+    patches: Literal["plain", "centred"] = "plain"
     codes: Literal["names", "vectors"] = "names"
+    positions: Literal["learned", "rotary"] = "learned"
     use_channel_mask: bool = False
     use_clock: bool = False
     checkpoint_activations: bool = False
@@ -62,7 +75,20 @@ class EncoderConfig(BaseModel):
     def _heads_divide(self) -> EncoderConfig:
         if self.width % self.n_heads:
             raise ValueError(f"n_heads {self.n_heads} does not divide width {self.width}")
+        if self.positions == "rotary" and self.head_width % 16:
+            raise ValueError(
+                f"rotary positions want heads as wide as a multiple of 16, not {self.head_width}"
+            )
         return self
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.n_heads
+
+    @property
+    def n_rows(self) -> int:
+        """Frequency rows of all regions."""
+        return self.grid[0] * self.grid[1]
 
     @property
     def n_tokens(self) -> int:
@@ -98,10 +124,25 @@ class Block(nn.Module):
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout)
         )
 
-    def forward(self, x_BLD: Tensor, attend: Tensor | None) -> Tensor:
-        """attend `[B, 1, 1, L]`: True where a key may be seen; None if all may."""
+    @torch.no_grad()
+    def start_near(self, pairs: tuple[int, int, int]) -> None:
+        """Let attention with `GridAngles` begin at what is near, all the more the earlier a head:
+        constant parts of queries and keys that score highest at the same place.
+        """
+        bias = self.qkv.bias.view(3, self.n_heads, -1)
+        peaks = torch.cat([torch.full((n,), peak / n) for n, peak in zip(pairs, NEAR, strict=True)])
+        shares_H = torch.linspace(1, 0, self.n_heads)[:, None]
+        per_pair_HR = (shares_H * peaks * bias.shape[-1] ** 0.5 / 2).sqrt()
+        bias[:2, :, : 2 * len(peaks)] = torch.cat([per_pair_HR, per_pair_HR], 1)
+
+    def forward(self, x_BLD: Tensor, attend: Tensor | None, angles: Tensor | None) -> Tensor:
+        """attend `[B, 1, 1, L]`: True where a key may be seen; None if all may. angles: of
+        `GridAngles`; None without.
+        """
         q, k, v = self.qkv(self.norm1(x_BLD)).chunk(3, dim=-1)
         q, k, v = (t.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for t in (q, k, v))
+        if angles is not None:
+            q, k = turned(q, angles), turned(k, angles)
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)
         h = self.out(h.transpose(1, 2).flatten(2))
         x_BLD = x_BLD + F.dropout(h, self.dropout, self.training)
@@ -110,18 +151,59 @@ class Block(nn.Module):
 
 
 class GridPositions(nn.Module):
-    """Learned positions, factorised: region + frequency + time (paper.md, Encoder [S])."""
+    """Learned positions, factorised: region + frequency + time (paper.md, Encoder [S]); without
+    the last where attention knows of time.
+    """
 
-    def __init__(self, grid: tuple[int, int, int], width: int) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.axes = nn.ParameterList(
-            nn.init.trunc_normal_(torch.empty(size, width), std=width**-0.5) for size in grid
-        )
+        self.grid, width = config.grid, config.width
+        axes = [
+            nn.init.trunc_normal_(torch.empty(size, width), std=width**-0.5) for size in self.grid
+        ]
+        self.axes = nn.ParameterList(axes if config.positions == "learned" else axes[:2])
 
     def forward(self) -> Tensor:
         """Positions in row-major token order, `[L, D]`."""
-        regions, rows, columns = self.axes
-        return (regions[:, None, None] + rows[:, None] + columns).flatten(0, 2)
+        regions, rows, *columns = self.axes
+        lines = regions[:, None, None] + rows[:, None]
+        places = lines + columns[0] if columns else lines.expand(-1, -1, self.grid[2], -1)
+        return places.flatten(0, 2)
+
+
+class GridAngles(nn.Module):
+    """Angles of rotary attention along the axes of the grid (RoFormer): the score of two tokens
+    depends on how far apart they are.
+
+    Of each head's numbers half are turned by time, an eighth each by row and region, and the rest
+    is left as it is. Periods of an axis are spaced evenly in logarithm, from 4 places to twice its
+    length. The class token has no place: its part that would be turned is zero.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        eighth = config.head_width // 16  # in pairs
+        self.pairs = (eighth, eighth, 4 * eighth)
+        angles = []
+        places = torch.cartesian_prod(*(torch.arange(float(size)) for size in config.grid))
+        for place_L, size, n in zip(places.T, config.grid, self.pairs, strict=True):
+            periods = torch.logspace(2, max(2, math.log2(2 * size)), n, base=2)
+            angles.append(2 * math.pi * place_L[:, None] / periods)
+        angles_LR = torch.cat(angles, 1)
+        turns = torch.cat([angles_LR.cos(), angles_LR.sin()], 1)
+        self.register_buffer("turns", turns, persistent=False)
+
+    def forward(self, entering_BL: Tensor) -> Tensor:
+        """Cosines and sines of these tokens, a class token before them: `[B, 1, 1 + L, 2 R]`."""
+        return F.pad(F.embedding(entering_BL, self.get_buffer("turns")), (0, 0, 1, 0))[:, None]
+
+
+def turned(x_BHLE: Tensor, angles: Tensor) -> Tensor:
+    """The first numbers of each head turned by `GridAngles`, the others as they are."""
+    cos, sin = angles.to(x_BHLE.dtype).chunk(2, -1)
+    n = cos.shape[-1]
+    a, b, rest = x_BHLE[..., :n], x_BHLE[..., n : 2 * n], x_BHLE[..., 2 * n :]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)
 
 
 class Clock(nn.Module):
@@ -148,7 +230,7 @@ class MaskedTransformer(nn.Module):
         width = config.width
         self.mask_id = config.n_codes
         self.tokens = nn.Embedding(config.n_codes + 1, width)
-        self.positions = GridPositions(config.grid, width)
+        self.positions = GridPositions(config)
         self.class_token = nn.Parameter(torch.zeros(width))
         self.input_norm = nn.LayerNorm(width)
         self.encoder = nn.ModuleList(
@@ -156,7 +238,7 @@ class MaskedTransformer(nn.Module):
         )
         self.encoder_norm = nn.LayerNorm(width)
         self.to_decoder = nn.Linear(width, width)
-        self.decoder_positions = GridPositions(config.grid, width)
+        self.decoder_positions = GridPositions(config)
         self.decoder = nn.ModuleList(
             Block(width, config.n_heads, 0.0) for _ in range(config.n_decoder_layers)
         )
@@ -174,20 +256,28 @@ class MaskedTransformer(nn.Module):
             # Numbers of unit variance become as large as an embedded code.
             nn.init.trunc_normal_(project.weight, std=(dim * width) ** -0.5)
             nn.init.zeros_(project.bias)
+        self.row_levels: nn.Linear | None = None
+        if config.patches == "centred" and "patches" in self.features:
+            self.row_levels = nn.Linear(config.patch_dim, width, bias=False)
+            nn.init.trunc_normal_(self.row_levels.weight, std=(config.patch_dim * width) ** -0.5)
         self.channels = nn.Linear(len(CHANNELS), width) if config.use_channel_mask else None
         self.clock = Clock(width) if config.use_clock else None
         for module in (self.channels, self.clock):
             if module is not None:
                 module.apply(init_weights)
+        self.angles: GridAngles | None = None
+        if config.positions == "rotary":
+            self.angles = GridAngles(config)
+            for block in [*self.encoder, *self.decoder]:
+                block.start_near(self.angles.pairs)
         self.decoder_mask: nn.Parameter | None = None
         if config.fill == "mask":
             self.decoder_mask = nn.Parameter(torch.empty(width))
             nn.init.trunc_normal_(self.decoder_mask, std=width**-0.5)
         self.code_space: CodeSpace | None = None
         if config.codes == "vectors":
-            regions, rows, _ = config.grid
             self.code_space = CodeSpace(
-                width, n_codes=config.n_codes, code_dim=config.latent_dim, n_lines=regions * rows
+                width, n_codes=config.n_codes, code_dim=config.latent_dim, n_lines=config.n_rows
             )
 
     @torch.no_grad()
@@ -225,12 +315,13 @@ class MaskedTransformer(nn.Module):
         kept: their positions. kept_hidden: rows' padding. masked: of those kept nothing is read.
         layer: whose output, from 0; -1 is the last one's after the final norm.
         """
-        tokens = self._embed(batch, kept_BK, masked_BL)
+        tokens = self._embed(batch, kept_BK, kept_hidden, masked_BL)
         x = torch.cat([self._summary(batch, len(tokens)), tokens], 1)
         x = F.dropout(self.input_norm(x), self.config.dropout, self.training)
         attend = _attend(kept_hidden)
+        angles = None if self.angles is None else self.angles(kept_BK)
         for number, block in enumerate(self.encoder):
-            x = self._run(block, x, attend)
+            x = self._run(block, x, attend, angles)
             if number == layer:
                 return x
         encoded: Tensor = self.encoder_norm(x)
@@ -255,8 +346,9 @@ class MaskedTransformer(nn.Module):
         x = x.gather(1, entering[..., None].expand(-1, -1, x.shape[-1]))
         x = torch.cat([summary, x], 1)
         attend = _attend(padding)
+        angles = None if self.angles is None else self.angles(entering)
         for block in self.decoder:
-            x = self._run(block, x, attend)
+            x = self._run(block, x, attend, angles)
         is_target = masking.targets.gather(1, entering) & ~padding
         decoded: Tensor = self.decoder_norm(x[:, 1:][is_target])
         return decoded
@@ -282,7 +374,11 @@ class MaskedTransformer(nn.Module):
         return self.logits(self.decode(encoded, masking, batch["hidden"]), masking.targets)
 
     def _embed(
-        self, batch: Mapping[str, Tensor], kept_BK: Tensor, masked_BL: Tensor | None
+        self,
+        batch: Mapping[str, Tensor],
+        kept_BK: Tensor,
+        kept_hidden: Tensor,
+        masked_BL: Tensor | None,
     ) -> Tensor:
         """Kept tokens `[B, K, D]`: what they show, or that they are masked, and where they are."""
         ids_BK = batch["ids"].gather(1, kept_BK)
@@ -294,10 +390,32 @@ class MaskedTransformer(nn.Module):
         else:
             x = self.tokens.weight[self.mask_id] * masked[..., None]
         for name, project in self.features.items():
-            values = batch[name].gather(1, kept_BK[..., None].expand(-1, -1, batch[name].shape[-1]))
+            values = of_tokens(batch[name], kept_BK)
+            if name == "patches" and self.row_levels is not None:
+                values, levels = self._centred(values, kept_BK, kept_hidden | masked)
+                x = x + self.row_levels(levels)
             x = x + project(values) * ~masked[..., None]
         # An embedding look-up, not indexing: its gradient sums in a fixed order on every CPU.
         return x + F.embedding(kept_BK, self.positions())
+
+    def patch_targets(self, batch: Mapping[str, Tensor], masking: Masking) -> Tensor:
+        """What is to be said of the patches of the targets: `[n_targets, P]`."""
+        patches_BLP = batch["patches"]
+        if self.config.patches == "centred":
+            shown = ~masking.masked & ~batch["hidden"]
+            every = torch.arange(shown.shape[1], device=shown.device).expand_as(shown)
+            patches_BLP, _ = self._centred(patches_BLP, every, ~shown)
+        return patches_BLP[masking.targets]
+
+    def _centred(
+        self, patches_BKP: Tensor, kept_BK: Tensor, unseen: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Deviations from the mean of what is seen of the same row, and these means."""
+        n_columns = self.config.grid[2]
+        near = patches_BKP.clamp(-FARTHEST_PATCH, FARTHEST_PATCH)
+        means, _ = row_means(near, kept_BK, unseen, n_rows=self.config.n_rows, n_columns=n_columns)
+        levels = of_own_row(means, kept_BK, n_columns=n_columns)
+        return near - levels, levels
 
     def _summary(self, batch: Mapping[str, Tensor], n_rows: int) -> Tensor:
         """The class token, told what holds for the whole window: `[B, 1, D]`."""
@@ -308,12 +426,19 @@ class MaskedTransformer(nn.Module):
             summary = summary + self.clock(batch["hour"])
         return summary[:, None]
 
-    def _run(self, block: nn.Module, x: Tensor, attend: Tensor | None) -> Tensor:
+    def _run(
+        self, block: nn.Module, x: Tensor, attend: Tensor | None, angles: Tensor | None
+    ) -> Tensor:
         if self.config.checkpoint_activations and self.training and torch.is_grad_enabled():
-            again: Tensor = checkpoint(block, x, attend, use_reentrant=False)
+            again: Tensor = checkpoint(block, x, attend, angles, use_reentrant=False)
             return again
-        out: Tensor = block(x, attend)
+        out: Tensor = block(x, attend, angles)
         return out
+
+
+def of_tokens(values_BLP: Tensor, kept_BK: Tensor) -> Tensor:
+    """Those of the kept tokens, `[B, K, P]`."""
+    return values_BLP.gather(1, kept_BK[..., None].expand(-1, -1, values_BLP.shape[-1]))
 
 
 def _attend(hidden: Tensor) -> Tensor | None:

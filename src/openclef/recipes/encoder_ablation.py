@@ -32,8 +32,9 @@ from openclef.benchmark.runner import BenchmarkConfig
 from openclef.benchmark.statistics import AurocBootstrap
 from openclef.cohort.embeddings import TABLE, begin_embeddings, write_embeddings
 from openclef.cohort.store import Cohort
-from openclef.encoder.embed import Pooling, embed_patches, embed_tokens
+from openclef.encoder.embed import embed_patches, embed_tokens
 from openclef.encoder.evaluate import evaluate_encoder
+from openclef.encoder.pooling import Pooling
 from openclef.encoder.train import EncoderStage, check_fit, train_encoder
 from openclef.errors import OpenclefError, choose
 from openclef.recipes.encoders import for_tokens, get_encoder

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from openclef.alignment.train import AlignmentStage
 from openclef.benchmark.runner import BenchmarkConfig
 from openclef.cohort.splits import SplitConfig
-from openclef.encoder.embed import Pooling
+from openclef.encoder.pooling import Pooling
 from openclef.encoder.train import EncoderStage
 from openclef.tokenizer.train import TokenizerStage
 

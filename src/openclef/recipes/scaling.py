@@ -31,8 +31,9 @@ from openclef import artefact
 from openclef.benchmark.report import Figure
 from openclef.benchmark.runner import BenchmarkConfig
 from openclef.cohort.store import Cohort
-from openclef.encoder.embed import Pooling, embed_tokens
+from openclef.encoder.embed import embed_tokens
 from openclef.encoder.objective import MaskedReconstruction
+from openclef.encoder.pooling import Pooling
 from openclef.encoder.train import EncoderStage, train_encoder, train_windows
 from openclef.errors import OpenclefError
 from openclef.recipes.encoder_ablation import held_out_cross_entropy
