@@ -15,14 +15,23 @@ Filters = Mapping[str, Callable[..., str]]
 def render_page(
     package: str, template: str, /, *, filters: Filters | None = None, **values: Any
 ) -> str:
-    """The template of that package, filled; `{{ style }}` in it is the pages' common style sheet.
+    """The template of that package, filled. It extends `page.html`, the frame of all pages with
+    their common style sheet, and gives its blocks `title`, `rules` (its own CSS) and `main`.
 
     Values are escaped, and one that the template names and is not given is an error.
     """
+    own = files("openclef")
+    sources = {
+        "page.html": own.joinpath("page.html").read_text(encoding="utf-8"),
+        template: files(package).joinpath(template).read_text(encoding="utf-8"),
+    }
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.DictLoader(sources),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(filters or {})
-    source = files(package).joinpath(template).read_text(encoding="utf-8")
-    style = files("openclef").joinpath("page.css").read_text(encoding="utf-8")
-    return environment.from_string(source).render(style=Markup(style), **values)
+    style = own.joinpath("page.css").read_text(encoding="utf-8")
+    return environment.get_template(template).render(style=Markup(style), **values)

@@ -95,6 +95,14 @@ def _both(model: dict[str, Any], loss: dict[str, Any]) -> Callable[[], EncoderSt
 # Three quarters of the tokens never enter the encoder: two thirds of the time a step takes.
 _SPARSE = MaskingConfig(mean=0.8, std=0.1, low=0.75, high=0.95, drop_ratio=0.75)
 _PATCHES_ALONE = {"code_weight": 0.0, "patch_weight": 1.0}
+# Of a patch's directions the first dozen last longer than a token; the rest is noise.
+_LEADING = {
+    **_PATCHES_ALONE, "n_directions": 12, "masking": changed(_SPARSE, target_share=0.25),
+}  # fmt: skip
+# What is near in time, frequency and region is at hand, and the mean of a row is given: without
+# both, 600 to 1,200 steps were spent on copying that mean (docs/decisions/0014-near.md).
+_NEAR = {"positions": "rotary", "patches": "centred"}
+_WITH_CODES = {**_LEADING, "code_weight": 1.0, "patch_weight": 30.0, "label_smoothing": 0.0}
 # Those with latents or patches need `--features`.
 ABLATIONS: dict[str, Callable[[], EncoderStage]] = {
     "mask-token": _model(fill="mask"),
@@ -107,6 +115,7 @@ ABLATIONS: dict[str, Callable[[], EncoderStage]] = {
     "no-smoothing": _loss(label_smoothing=0.0),
     "channel-mask": _model(use_channel_mask=True),
     "clock": _model(use_clock=True),
+    "rotary": _model(positions="rotary"),
     "reads-latents": _model(inputs="codes+latents"),
     "reads-patches": _model(inputs="codes+patches"),
     "reads-patches-only": _model(inputs="patches"),
@@ -117,25 +126,13 @@ ABLATIONS: dict[str, Callable[[], EncoderStage]] = {
     "patches": _both({"inputs": "codes+patches"}, {"patch_weight": 1.0}),
     "patches-only": _both({"inputs": "patches"}, _PATCHES_ALONE),
     "patches-only-75": _both({"inputs": "patches"}, {**_PATCHES_ALONE, "masking": _SPARSE}),
-    # Of a patch's directions the first dozen last longer than a token; the rest is noise.
-    "leading": _both(
-        {"inputs": "patches"},
-        {
-            **_PATCHES_ALONE,
-            "n_directions": 12,
-            "masking": changed(_SPARSE, target_share=0.25),
-        },
-    ),
+    "leading": _both({"inputs": "patches"}, _LEADING),
+    "leading-rotary": _both({"inputs": "patches", "positions": "rotary"}, _LEADING),
+    "leading-centred": _both({"inputs": "patches", "patches": "centred"}, _LEADING),
+    "near": _both({"inputs": "patches", **_NEAR}, _LEADING),
     # As much weight as lets attention be learned from patches, on which that of codes builds.
-    "leading-codes": _both(
-        {"inputs": "codes+patches", "codes": "vectors"},
-        {
-            "patch_weight": 30.0,
-            "n_directions": 12,
-            "label_smoothing": 0.0,
-            "masking": changed(_SPARSE, target_share=0.25),
-        },
-    ),
+    "leading-codes": _both({"inputs": "codes+patches", "codes": "vectors"}, _WITH_CODES),
+    "near-codes": _both({"inputs": "codes+patches", "codes": "vectors", **_NEAR}, _WITH_CODES),
 }
 # Of equal depth, heads of 32: with 8,192 codes .4, .8, 1.4, 2.2 and 4.0 M parameters.
 WIDTHS: dict[str, Callable[[], EncoderStage]] = {
