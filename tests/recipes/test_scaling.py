@@ -278,7 +278,7 @@ def test_there_are_at_least_four_sizes_up_to_5_million():
         with torch.device("meta"):
             model = MaskedTransformer(get_encoder(name).model)
         counts.append(sum(p.numel() for p in model.parameters()))
-    assert counts == [353_248, 825_280, 1_424_288, 2_150_272, 3_983_168]
+    assert counts == [338_976, 796_672, 1_381_344, 2_092_992, 3_897_216]
     stages = [get_encoder(name) for name in WIDTHS]
     assert len({stage.train.model_dump_json() for stage in stages}) == 1  # the same steps
 

@@ -103,6 +103,9 @@ _LEADING = {
 # both, 600 to 1,200 steps were spent on copying that mean (docs/decisions/0014-near.md).
 _NEAR = {"positions": "rotary", "patches": "centred"}
 _WITH_CODES = {**_LEADING, "code_weight": 1.0, "patch_weight": 30.0, "label_smoothing": 0.0}
+# Tokens alone: codes are learned from the first steps where what is near is at hand.
+_NEAR_CODES = {"codes": "vectors", "positions": "rotary"}
+_CODES_ALONE = {"label_smoothing": 0.0, "masking": changed(_SPARSE, target_share=0.25)}
 # Those with latents or patches need `--features`.
 ABLATIONS: dict[str, Callable[[], EncoderStage]] = {
     "mask-token": _model(fill="mask"),
@@ -133,12 +136,12 @@ ABLATIONS: dict[str, Callable[[], EncoderStage]] = {
     # As much weight as lets attention be learned from patches, on which that of codes builds.
     "leading-codes": _both({"inputs": "codes+patches", "codes": "vectors"}, _WITH_CODES),
     "near-codes": _both({"inputs": "codes+patches", "codes": "vectors", **_NEAR}, _WITH_CODES),
+    "near-codes-only": _both(_NEAR_CODES, _CODES_ALONE),
 }
-# Of equal depth, heads of 32: with 8,192 codes .4, .8, 1.4, 2.2 and 4.0 M parameters.
+# As `demo-near-codes-only`, of equal depth, heads of 32: with 8,192 codes .4, .8, 1.4, 2.1 and
+# 4.0 M parameters.
 WIDTHS: dict[str, Callable[[], EncoderStage]] = {
-    f"demo-w{width}": _both(
-        {"width": width, "n_heads": width // 32}, {"masking": MaskingConfig(target_share=0.25)}
-    )
+    f"demo-w{width}": _both({"width": width, "n_heads": width // 32, **_NEAR_CODES}, _CODES_ALONE)
     for width in (32, 64, 96, 128, 192)
 }
 ENCODERS: dict[str, Callable[[], EncoderStage]] = {
