@@ -45,7 +45,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 class ModelConfig(BaseModel):
-    """What rebuilds a model. pooling, layer: see `encoder.embed.encode_and_pool`. is_aligned:
+    """What rebuilds a model. pooling, layer: see `encoder.pooling.encode_and_pool`. is_aligned:
     whether reports and records moved the encoder.
     """
 

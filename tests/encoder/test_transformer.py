@@ -1,8 +1,11 @@
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
 from openclef.encoder.code_space import whitened
-from openclef.encoder.masking import MaskingConfig, draw_masking, keep
+from openclef.encoder.masking import MaskingConfig, draw_masking, keep, mask_first
 from openclef.encoder.objective import EncoderLossConfig, MaskedReconstruction
 from openclef.encoder.pooling import check_layer, encode_and_pool
 from openclef.encoder.transformer import NEAR, EncoderConfig, MaskedTransformer, turned
@@ -47,7 +50,13 @@ def pooled(model, batch, **options):
 
 THREE = torch.arange(32)[None] < 3  # targets
 EVERYTHING = {"use_channel_mask": True, "use_clock": True}
-INPUTS = ["codes", "codes+latents", "codes+patches", "patches"]
+CENTRED = {"inputs": "patches", "patches": "centred"}
+NEAR_TOO = {"inputs": "codes+patches", "patches": "centred", "positions": "rotary", "width": 32}
+INPUTS = [
+    *({"inputs": name} for name in ("codes", "codes+latents", "codes+patches", "patches")),
+    CENTRED,
+    NEAR_TOO,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("grid", [(1, 4, 8), (4, 2, 4)])
@@ -63,11 +72,10 @@ def test_scores_over_the_codes_for_masked_tokens_only_on_any_grid(grid, fill):
 
 
 @pytest.mark.parametrize("drop_ratio", [0.5, 0.0])
-@pytest.mark.parametrize("patches", ["plain", "centred"])
 @pytest.mark.parametrize("inputs", INPUTS)
-def test_masked_tokens_cannot_be_seen(inputs, patches, drop_ratio):
+def test_masked_tokens_cannot_be_seen(inputs, drop_ratio):
     """Neither their codes nor anything continuous of them, dropped or not."""
-    model, batch = made(inputs=inputs, patches=patches, **EVERYTHING), tokens()
+    model, batch = made(**inputs, **EVERYTHING), tokens()
     masking = masking_of(batch["hidden"], drop_ratio=drop_ratio)
     other = replaced(batch, masking.masked)
     torch.testing.assert_close(model(batch, masking), model(other, masking), rtol=0, atol=0)
@@ -75,13 +83,13 @@ def test_masked_tokens_cannot_be_seen(inputs, patches, drop_ratio):
     for name in ("ids", "latents", "patches"):
         seen = {**batch, name: replaced(batch, ~masking.masked)[name]}
         changes = not torch.allclose(model(batch, masking), model(seen, masking))
-        assert changes == (name in inputs or (name == "ids" and "codes" in inputs)), name
+        is_read = name in inputs["inputs"] or (name == "ids" and "codes" in inputs["inputs"])
+        assert changes == is_read, name
 
 
-@pytest.mark.parametrize("patches", ["plain", "centred"])
 @pytest.mark.parametrize("inputs", INPUTS)
-def test_hidden_tokens_cannot_be_seen(inputs, patches):
-    model, batch = made(inputs=inputs, patches=patches), tokens()
+def test_hidden_tokens_cannot_be_seen(inputs):
+    model, batch = made(**inputs), tokens()
     batch["hidden"][:, 20:] = True
     masking = masking_of(batch["hidden"])
     other = replaced(batch, batch["hidden"])
@@ -115,9 +123,9 @@ def test_midnight_is_near_to_midnight():
     assert torch.dist(late, early) < 0.01 * torch.dist(late, noon)
 
 
-@pytest.mark.parametrize("patches", ["plain", "centred"])
-def test_a_short_row_in_a_batch_is_as_if_alone(patches):
-    model, batch = made(inputs="codes+patches", patches=patches), tokens()
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_a_short_row_in_a_batch_is_as_if_alone(inputs):
+    model, batch = made(**inputs), tokens()
     batch["hidden"][1, 12:] = True
     alone = {name: value[1:] for name, value in batch.items()}
     for how in ("rows", "moments", "mean", "class"):
@@ -147,12 +155,13 @@ def test_layers_of_an_encoder_are_those_of_a_shallower_one():
         check_layer(deep, 3)
 
 
-def test_checkpointed_activations_change_nothing():
+@pytest.mark.parametrize("config", [{}, {"width": 32, "positions": "rotary"}])
+def test_checkpointed_activations_change_nothing(config):
     batch = tokens()
     masking = masking_of(batch["hidden"])
     gradients = []
     for again in (False, True):
-        model = made(checkpoint_activations=again).train()
+        model = made(**config, checkpoint_activations=again).train()
         torch.manual_seed(1)
         model(batch, masking).square().mean().backward()
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
@@ -227,7 +236,7 @@ def test_moments_are_of_each_row_over_time(model):
 
 
 def test_centred_patches_are_deviations_from_the_mean_of_what_is_shown_of_their_row():
-    model, batch = made(inputs="patches", patches="centred"), tokens(rows=1)
+    model, batch = made(**CENTRED), tokens(rows=1)
     batch["hidden"][0, 30:] = True
     batch["patches"] *= 0.2
     batch["patches"][0, 5, 0], batch["patches"][0, 6, 0] = 900.0, -900.0  # loose electrodes
@@ -243,7 +252,7 @@ def test_centred_patches_are_deviations_from_the_mean_of_what_is_shown_of_their_
 
 
 def test_what_a_row_is_like_on_average_is_told_apart_from_its_deviations():
-    model, batch = made(inputs="patches", patches="centred"), tokens(rows=1)
+    model, batch = made(**CENTRED), tokens(rows=1)
     batch["patches"] *= 0.2
     masking = masking_of(batch["hidden"])
     higher = {**batch, "patches": batch["patches"] + torch.rand(4).repeat_interleave(8)[:, None]}
@@ -278,24 +287,80 @@ def test_rotary_attention_knows_of_time_only_how_far_apart_tokens_are():
     assert not torch.allclose(encoded, model.encode(moved, *late), rtol=1e-2, atol=1e-2)
 
 
-def test_rotary_attention_starts_near_and_the_class_token_has_no_place():
-    model = rotary(grid=(2, 4, 32))
-    block, angles = model.encoder[0], model.angles(torch.arange(256)[None])
+def test_the_decoder_knows_how_far_what_it_fills_in_is_from_what_is_shown():
+    """Two masked tokens of one row, filled alike, differ by where they are, and only by that."""
+    model, batch = rotary(grid=(1, 1, 32)), tokens(rows=1)
+    hidden = batch["hidden"]
+
+    def decoded(shown, targets):
+        noise = torch.zeros(1, 32)
+        noise[0, shown] = 1.0
+        masking = mask_first(hidden, noise, ratio=31 / 32, drop_ratio=31 / 32)
+        masking = replace(masking, targets=torch.zeros(1, 32, dtype=torch.bool))
+        masking.targets[0, targets] = True
+        moved = {**batch, "ids": torch.full((1, 32), 5)}
+        encoded = model.encode(moved, masking.kept, masking.kept_hidden, masked_BL=masking.masked)
+        return model.decode(encoded, masking, hidden)
+
+    near, far = decoded(8, [9, 20])
+    assert torch.dist(near, far) > 1e-3
+    torch.testing.assert_close(decoded(8, [9, 20]), decoded(11, [12, 23]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("head_width", [16, 32, 64])
+@pytest.mark.parametrize("grid", [(2, 4, 32), (1, 8, 256), (4, 8, 64), (2, 8, 128)])
+def test_rotary_attention_starts_near_and_the_class_token_has_no_place(grid, head_width):
+    n = math.prod(grid)
+    model = rotary(grid=grid, width=2 * head_width)
+    block, turns = model.encoder[0], model.rotation(torch.arange(n)[None])
     q, k = (
-        turned(t.expand(1, 2, 257, 16), angles)
-        for t in block.qkv.bias.detach().view(3, 2, 1, 16)[:2]
+        turned(t.expand(1, 2, n + 1, head_width), turns)
+        for t in block.qkv.bias.detach().view(3, 2, 1, head_width)[:2]
     )
-    first, last = (q @ k.mT)[0] / 4
+    first, last = (q @ k.mT)[0] / head_width**0.5
     assert not last.any()
     assert not first[0].any()
     assert not first[:, 0].any()
-    scores = first[1:, 1:].view(2, 4, 32, 2, 4, 32)
+    scores = first[1:, 1:].view(*grid, *grid)
     at = scores[0, 1, 10]
-    assert at[0, 1, 10] == pytest.approx(sum(NEAR), rel=1e-4)
-    assert at[0, 1, 10] > at[0, 1, 11] > at[0, 1, 12] > at[0, 1, 20]
-    assert at[0, 1, 10] - at[1, 1, 10] == pytest.approx(NEAR[0], rel=1e-4)
-    assert at[0, 1, 10] - at[0, 2, 10] == pytest.approx(NEAR[1], rel=1e-4)
-    torch.testing.assert_close(at[1, 3, 12], scores[0, 1, 20, 1, 3, 22])
+    own = at[0, 1, 10]
+    assert own == pytest.approx(sum(NEAR), rel=1e-4)
+    assert own > at[0, 1, 11] > at[0, 1, 12] > at[0, 1, 20]
+    rows = torch.cat([at[0, :1, 10], at[0, 2:, 10]])
+    assert rows[:2].min() > rows.max() - 1e-4  # none is nearer than the next ones
+    assert own - rows.max() > 0.3
+    regions = at[1:, 1, 10]
+    if len(regions):
+        assert own - regions.max() > 0.999
+        # They have no order.
+        assert regions.max() - regions.min() < (0.501 if head_width > 16 else 1.001)
+    torch.testing.assert_close(at[:, 3, 12], scores[0, 1, 20, :, 3, 22], rtol=1e-4, atol=1e-4)
+
+
+def test_centred_patches_are_of_encoders_that_read_them():
+    with pytest.raises(ValueError, match=r"patches='centred' is .* this one reads codes"):
+        EncoderConfig(patches="centred")
+
+
+def test_data_are_not_rounded_where_training_is():
+    model, batch = made(**CENTRED), tokens()
+    masking = masking_of(batch["hidden"])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = model.patch_targets(batch, masking)
+    torch.testing.assert_close(rounded, model.patch_targets(batch, masking), rtol=0, atol=0)
+
+
+def test_the_loss_of_centred_patches_is_of_their_deviations():
+    loss = EncoderLossConfig(code_weight=0, patch_weight=1, n_directions=3)
+    objective = MaskedReconstruction(changed(TINY, **CENTRED), loss).eval()
+    objective.heads["patches"].weight.data.zero_()
+    objective.heads["patches"].bias.data.zero_()
+    batch = tokens()
+    found = objective.losses(batch, torch.Generator().manual_seed(0))["patches"]
+    masking = masking_of(batch["hidden"])
+    deviations = objective.model.patch_targets(batch, masking)[:, :3]
+    expected = torch.nn.functional.smooth_l1_loss(deviations, torch.zeros_like(deviations))
+    torch.testing.assert_close(found, expected)
 
 
 def test_heads_that_cannot_be_turned_are_refused():
@@ -403,7 +468,7 @@ def test_codes_that_are_vectors_need_them():
     "option",
     [{"inputs": "codes+latents"}, {"inputs": "codes+patches"}, {"use_channel_mask": True},
      {"use_clock": True}, {"fill": "mask"}, {"codes": "vectors"},
-     {"width": 32, "positions": "rotary"}, {"inputs": "patches", "patches": "centred"}],
+     {"width": 32, "positions": "rotary"}, CENTRED],
 )  # fmt: skip
 def test_what_is_optional_changes_no_other_start(option):
     plain, other = made(width=option.get("width", 16)).state_dict(), made(**option).state_dict()

@@ -103,7 +103,7 @@ class AttentionPool(nn.Module):
         return scores_BN.softmax(1).masked_fill(hidden_BN, 0)
 
     def forward(self, x_BND: Tensor, hidden_BN: Tensor) -> Tensor:
-        """Weighted means, `[B, D]`; a set all hidden gives zeros, like `embed.pool`.
+        """Weighted means, `[B, D]`; a set all hidden gives zeros, like `pooling.pool`.
 
         What hidden items hold does not matter, NaN neither.
         """

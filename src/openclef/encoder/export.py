@@ -50,9 +50,9 @@ class EmbedPath(nn.Module):
         x = torch.cat([encoder._summary(batch, tokens.shape[0]), tokens], 1)
         x = encoder.input_norm(x)
         seen = torch.cat([torch.ones_like(hidden[:, :1]), ~hidden], 1)[:, None, None]
-        angles = None if encoder.angles is None else encoder.angles(everything)
+        turns = None if encoder.rotation is None else encoder.rotation(everything)
         for block in encoder.encoder:
-            x = block(x, seen, angles)
+            x = block(x, seen, turns)
         if self.layer == -1:
             x = encoder.encoder_norm(x)
         grid = encoder.config.grid

@@ -26,7 +26,7 @@ from openclef.types import CHANNELS
 
 FARTHEST_PATCH = 4.0  # SD
 # Scores at which the first head of rotary attention starts: same region, same row, same column.
-NEAR = (2.0, 4.0, 6.0)
+NEAR = (1.0, 4.0, 6.0)
 Inputs = Literal["codes", "codes+latents", "codes+patches", "patches"]
 
 
@@ -37,16 +37,18 @@ class EncoderConfig(BaseModel):
     and masked positions, the class token's output (paper.md, Encoder) or a learned mask token.
     inputs: what a token shows of itself: its code, its latent before quantisation (latent_dim
     numbers), its whitened patch of the spectrogram (patch_dim numbers); see tokenizer/features.py.
-    patches: how they are shown, and told where they are predicted. "centred" ones lie within 4 SD
-    (loose electrodes lie far beyond) and are deviations from the mean of what is shown of their
+    patches: how they are shown, and told where they are predicted. "centred" ones are clipped at 4
+    SD (loose electrodes lie far beyond) and are deviations from the mean of what is shown of their
     row, which each token is told beside; a target is such a deviation too, so that nobody has to
-    learn to copy what a row is like on average (as reversible instance normalisation does; ours).
+    learn to copy what a row is like on average (ours). Of a row of which nothing is shown that mean
+    is 0, the mean over patients.
     codes: what they are. "names" have embeddings that start at random, and the output is tied to
     them (paper.md, Encoder). Of "vectors" the tokenizer's latent space is known: embeddings start
     as their projection, and the output is a density in it; see `code_space.py`.
     positions: how a token's place is told. "learned" vectors are added to it (paper.md, Encoder
-    [S]). With "rotary", attention also knows how far apart two tokens are, in time, frequency and
-    region, and starts by preferring near ones; no vector then tells the time (`GridAngles`; ours).
+    [S]). With "rotary", attention also knows how far apart two tokens are in time and frequency and
+    whether they are of one region, and starts by preferring near ones; no vector then tells the
+    time (`GridRotation`; ours).
     use_channel_mask: tell which channels are missing. use_clock: tell the hour of the day.
     checkpoint_activations: work each layer out twice in training, for less memory.
     """
@@ -78,6 +80,10 @@ class EncoderConfig(BaseModel):
         if self.positions == "rotary" and self.head_width % 16:
             raise ValueError(
                 f"rotary positions want heads as wide as a multiple of 16, not {self.head_width}"
+            )
+        if self.patches == "centred" and "patches" not in self.feature_dims:
+            raise ValueError(
+                f"patches='centred' is of encoders that read them, this one reads {self.inputs}"
             )
         return self
 
@@ -126,7 +132,7 @@ class Block(nn.Module):
 
     @torch.no_grad()
     def start_near(self, pairs: tuple[int, int, int]) -> None:
-        """Let attention with `GridAngles` begin at what is near, all the more the earlier a head:
+        """Let attention with `GridRotation` begin at what is near, all the more the earlier a head:
         constant parts of queries and keys that score highest at the same place.
         """
         bias = self.qkv.bias.view(3, self.n_heads, -1)
@@ -135,14 +141,14 @@ class Block(nn.Module):
         per_pair_HR = (shares_H * peaks * bias.shape[-1] ** 0.5 / 2).sqrt()
         bias[:2, :, : 2 * len(peaks)] = torch.cat([per_pair_HR, per_pair_HR], 1)
 
-    def forward(self, x_BLD: Tensor, attend: Tensor | None, angles: Tensor | None) -> Tensor:
-        """attend `[B, 1, 1, L]`: True where a key may be seen; None if all may. angles: of
-        `GridAngles`; None without.
+    def forward(self, x_BLD: Tensor, attend: Tensor | None, turns: Tensor | None) -> Tensor:
+        """attend `[B, 1, 1, L]`: True where a key may be seen; None if all may. turns: of
+        `GridRotation`; None without.
         """
         q, k, v = self.qkv(self.norm1(x_BLD)).chunk(3, dim=-1)
         q, k, v = (t.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for t in (q, k, v))
-        if angles is not None:
-            q, k = turned(q, angles), turned(k, angles)
+        if turns is not None:
+            q, k = turned(q, turns), turned(k, turns)
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)
         h = self.out(h.transpose(1, 2).flatten(2))
         x_BLD = x_BLD + F.dropout(h, self.dropout, self.training)
@@ -158,6 +164,7 @@ class GridPositions(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.grid, width = config.grid, config.width
+        # All are drawn, so that what is drawn after them is the same with either kind.
         axes = [
             nn.init.trunc_normal_(torch.empty(size, width), std=width**-0.5) for size in self.grid
         ]
@@ -171,25 +178,36 @@ class GridPositions(nn.Module):
         return places.flatten(0, 2)
 
 
-class GridAngles(nn.Module):
-    """Angles of rotary attention along the axes of the grid (RoFormer): the score of two tokens
-    depends on how far apart they are.
+class GridRotation(nn.Module):
+    """Rotary attention along the axes of the grid (RoFormer): the score of two tokens depends on
+    how far apart they are.
 
     Of each head's numbers half are turned by time, an eighth each by row and region, and the rest
-    is left as it is. Periods of an axis are spaced evenly in logarithm, from 4 places to twice its
-    length. The class token has no place: its part that would be turned is zero.
+    is left as it is. Periods of time and row are spaced evenly in logarithm up to twice the axis,
+    from 4 places, or from more where they would lie more than an octave apart. Regions have no
+    order: theirs are such that all others are about as far. The class token has no place: its
+    part that would be turned is zero.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        eighth = config.head_width // 16  # in pairs
+        eighth = config.head_width // 16  # in pairs of numbers
         self.pairs = (eighth, eighth, 4 * eighth)
-        angles = []
+        n_regions = config.grid[0]
+        harmonics = 1 + torch.arange(eighth) % max(1, n_regions // 2)
+        periods = [n_regions / harmonics]
+        for size, n in zip(config.grid[1:], self.pairs[1:], strict=True):
+            longest = math.log2(max(4, 2 * size))
+            shortest = max(2, longest - (n - 1)) if n > 1 else longest
+            periods.append(torch.logspace(shortest, longest, n, base=2))
         places = torch.cartesian_prod(*(torch.arange(float(size)) for size in config.grid))
-        for place_L, size, n in zip(places.T, config.grid, self.pairs, strict=True):
-            periods = torch.logspace(2, max(2, math.log2(2 * size)), n, base=2)
-            angles.append(2 * math.pi * place_L[:, None] / periods)
-        angles_LR = torch.cat(angles, 1)
+        angles_LR = torch.cat(
+            [
+                2 * math.pi * at[:, None] / period
+                for at, period in zip(places.T, periods, strict=True)
+            ],
+            1,
+        )
         turns = torch.cat([angles_LR.cos(), angles_LR.sin()], 1)
         self.register_buffer("turns", turns, persistent=False)
 
@@ -198,9 +216,9 @@ class GridAngles(nn.Module):
         return F.pad(F.embedding(entering_BL, self.get_buffer("turns")), (0, 0, 1, 0))[:, None]
 
 
-def turned(x_BHLE: Tensor, angles: Tensor) -> Tensor:
-    """The first numbers of each head turned by `GridAngles`, the others as they are."""
-    cos, sin = angles.to(x_BHLE.dtype).chunk(2, -1)
+def turned(x_BHLE: Tensor, turns: Tensor) -> Tensor:
+    """The first numbers of each head turned by `GridRotation`, the others as they are."""
+    cos, sin = turns.to(x_BHLE.dtype).chunk(2, -1)
     n = cos.shape[-1]
     a, b, rest = x_BHLE[..., :n], x_BHLE[..., n : 2 * n], x_BHLE[..., 2 * n :]
     return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)
@@ -256,20 +274,16 @@ class MaskedTransformer(nn.Module):
             # Numbers of unit variance become as large as an embedded code.
             nn.init.trunc_normal_(project.weight, std=(dim * width) ** -0.5)
             nn.init.zeros_(project.bias)
-        self.row_levels: nn.Linear | None = None
-        if config.patches == "centred" and "patches" in self.features:
-            self.row_levels = nn.Linear(config.patch_dim, width, bias=False)
-            nn.init.trunc_normal_(self.row_levels.weight, std=(config.patch_dim * width) ** -0.5)
         self.channels = nn.Linear(len(CHANNELS), width) if config.use_channel_mask else None
         self.clock = Clock(width) if config.use_clock else None
         for module in (self.channels, self.clock):
             if module is not None:
                 module.apply(init_weights)
-        self.angles: GridAngles | None = None
+        self.rotation: GridRotation | None = None
         if config.positions == "rotary":
-            self.angles = GridAngles(config)
+            self.rotation = GridRotation(config)
             for block in [*self.encoder, *self.decoder]:
-                block.start_near(self.angles.pairs)
+                block.start_near(self.rotation.pairs)
         self.decoder_mask: nn.Parameter | None = None
         if config.fill == "mask":
             self.decoder_mask = nn.Parameter(torch.empty(width))
@@ -279,6 +293,10 @@ class MaskedTransformer(nn.Module):
             self.code_space = CodeSpace(
                 width, n_codes=config.n_codes, code_dim=config.latent_dim, n_lines=config.n_rows
             )
+        self.row_levels: nn.Linear | None = None
+        if config.patches == "centred":
+            self.row_levels = nn.Linear(config.patch_dim, width, bias=False)
+            nn.init.trunc_normal_(self.row_levels.weight, std=(config.patch_dim * width) ** -0.5)
 
     @torch.no_grad()
     def start_codes(self, counts_GV: Tensor, vectors_VP: Tensor | None = None) -> None:
@@ -319,9 +337,9 @@ class MaskedTransformer(nn.Module):
         x = torch.cat([self._summary(batch, len(tokens)), tokens], 1)
         x = F.dropout(self.input_norm(x), self.config.dropout, self.training)
         attend = _attend(kept_hidden)
-        angles = None if self.angles is None else self.angles(kept_BK)
+        turns = None if self.rotation is None else self.rotation(kept_BK)
         for number, block in enumerate(self.encoder):
-            x = self._run(block, x, attend, angles)
+            x = self._run(block, x, attend, turns)
             if number == layer:
                 return x
         encoded: Tensor = self.encoder_norm(x)
@@ -346,9 +364,9 @@ class MaskedTransformer(nn.Module):
         x = x.gather(1, entering[..., None].expand(-1, -1, x.shape[-1]))
         x = torch.cat([summary, x], 1)
         attend = _attend(padding)
-        angles = None if self.angles is None else self.angles(entering)
+        turns = None if self.rotation is None else self.rotation(entering)
         for block in self.decoder:
-            x = self._run(block, x, attend, angles)
+            x = self._run(block, x, attend, turns)
         is_target = masking.targets.gather(1, entering) & ~padding
         decoded: Tensor = self.decoder_norm(x[:, 1:][is_target])
         return decoded
@@ -412,8 +430,12 @@ class MaskedTransformer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Deviations from the mean of what is seen of the same row, and these means."""
         n_columns = self.config.grid[2]
-        near = patches_BKP.clamp(-FARTHEST_PATCH, FARTHEST_PATCH)
-        means, _ = row_means(near, kept_BK, unseen, n_rows=self.config.n_rows, n_columns=n_columns)
+        near = patches_BKP.float().clamp(-FARTHEST_PATCH, FARTHEST_PATCH)
+        # Data are not rounded: a sum of products would be in autocast.
+        with torch.autocast(near.device.type, enabled=False):
+            means, _ = row_means(
+                near, kept_BK, unseen, n_rows=self.config.n_rows, n_columns=n_columns
+            )
         levels = of_own_row(means, kept_BK, n_columns=n_columns)
         return near - levels, levels
 
@@ -427,12 +449,12 @@ class MaskedTransformer(nn.Module):
         return summary[:, None]
 
     def _run(
-        self, block: nn.Module, x: Tensor, attend: Tensor | None, angles: Tensor | None
+        self, block: nn.Module, x: Tensor, attend: Tensor | None, turns: Tensor | None
     ) -> Tensor:
         if self.config.checkpoint_activations and self.training and torch.is_grad_enabled():
-            again: Tensor = checkpoint(block, x, attend, angles, use_reentrant=False)
+            again: Tensor = checkpoint(block, x, attend, turns, use_reentrant=False)
             return again
-        out: Tensor = block(x, attend, angles)
+        out: Tensor = block(x, attend, turns)
         return out
 
 

@@ -99,12 +99,12 @@ _PATCHES_ALONE = {"code_weight": 0.0, "patch_weight": 1.0}
 _LEADING = {
     **_PATCHES_ALONE, "n_directions": 12, "masking": changed(_SPARSE, target_share=0.25),
 }  # fmt: skip
-# What is near in time, frequency and region is at hand, and the mean of a row is given: without
-# both, 600 to 1,200 steps were spent on copying that mean (docs/decisions/0014-near.md).
-_NEAR = {"positions": "rotary", "patches": "centred"}
+# What is near is at hand, and the mean of a row is given: without that, 600 to 1,200 steps were
+# spent on copying it (docs/decisions/0014-near.md).
+_ROTARY_CENTRED = {"positions": "rotary", "patches": "centred"}
 _WITH_CODES = {**_LEADING, "code_weight": 1.0, "patch_weight": 30.0, "label_smoothing": 0.0}
 # Tokens alone: codes are learned from the first steps where what is near is at hand.
-_NEAR_CODES = {"codes": "vectors", "positions": "rotary"}
+_ROTARY_VECTORS = {"codes": "vectors", "positions": "rotary"}
 _CODES_ALONE = {"label_smoothing": 0.0, "masking": changed(_SPARSE, target_share=0.25)}
 # Those with latents or patches need `--features`.
 ABLATIONS: dict[str, Callable[[], EncoderStage]] = {
@@ -132,16 +132,20 @@ ABLATIONS: dict[str, Callable[[], EncoderStage]] = {
     "leading": _both({"inputs": "patches"}, _LEADING),
     "leading-rotary": _both({"inputs": "patches", "positions": "rotary"}, _LEADING),
     "leading-centred": _both({"inputs": "patches", "patches": "centred"}, _LEADING),
-    "near": _both({"inputs": "patches", **_NEAR}, _LEADING),
+    "near": _both({"inputs": "patches", **_ROTARY_CENTRED}, _LEADING),
     # As much weight as lets attention be learned from patches, on which that of codes builds.
     "leading-codes": _both({"inputs": "codes+patches", "codes": "vectors"}, _WITH_CODES),
-    "near-codes": _both({"inputs": "codes+patches", "codes": "vectors", **_NEAR}, _WITH_CODES),
-    "near-codes-only": _both(_NEAR_CODES, _CODES_ALONE),
+    "near-codes": _both(
+        {"inputs": "codes+patches", "codes": "vectors", **_ROTARY_CENTRED}, _WITH_CODES
+    ),
+    "near-codes-only": _both(_ROTARY_VECTORS, _CODES_ALONE),
 }
-# As `demo-near-codes-only`, of equal depth, heads of 32: with 8,192 codes .4, .8, 1.4, 2.1 and
-# 4.0 M parameters.
+# As `demo-near-codes-only`, of equal depth, heads of 32 but two at least: with 8,192 codes .3, .8,
+# 1.4, 2.1 and 3.9 M parameters.
 WIDTHS: dict[str, Callable[[], EncoderStage]] = {
-    f"demo-w{width}": _both({"width": width, "n_heads": width // 32, **_NEAR_CODES}, _CODES_ALONE)
+    f"demo-w{width}": _both(
+        {"width": width, "n_heads": max(2, width // 32), **_ROTARY_VECTORS}, _CODES_ALONE
+    )
     for width in (32, 64, 96, 128, 192)
 }
 ENCODERS: dict[str, Callable[[], EncoderStage]] = {
