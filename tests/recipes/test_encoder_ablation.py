@@ -123,6 +123,9 @@ def make_data(root):
     )
 
 
+BESIDE = "trained+spectrum_mean_sd"
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp("encoders"))
@@ -161,7 +164,7 @@ def modified(folder):
 def test_one_row_an_embedding(found):
     runs = found.runs
     assert runs.filter(pl.col("kind") == "reference")["encoder"].to_list() == list(HANDCRAFTED)
-    kinds = ["trained", "trained+spectrum", "untrained", "untrained+spectrum"]
+    kinds = ["trained", BESIDE, "untrained", f"un{BESIDE}"]
     of_encoder = runs.filter(pl.col("kind").is_in(kinds))
     keys = of_encoder.select("seed", "kind", "pooling", "layer").sort("*").rows()
     assert keys == sorted((s, k, p, -1) for s in (0, 1) for k in kinds for p in ("mean", "moments"))
@@ -193,7 +196,7 @@ def test_differences_are_paired_and_of_the_same_seed(found):
         (row["encoder"], row["kind"], row["seed"], row["pooling"]): row
         for row in found.runs.iter_rows(named=True)
     }
-    assert set(found.differences["reference"]) == {*HANDCRAFTED, "untrained", "untrained+spectrum"}
+    assert set(found.differences["reference"]) == {*HANDCRAFTED, "untrained", f"un{BESIDE}"}
     for row in found.differences.iter_rows(named=True):
         reference, category = row["reference"], row["category"]
         key = (reference, "reference", None, None)
@@ -347,10 +350,14 @@ def test_without_codes_to_predict_there_is_no_cross_entropy(data, variants):
     checkpoint.save_tensors(folder / WHITENER, {"snr": torch.zeros(1)})
     stage.finish(["latents.npy", "patches.npy", WHITENER])
     settings = {"names": ["tiny-latents"], "seeds": [0], "poolings": ["mean"]}
+    settings["beside"] = ["patches_mean_sd", "band_power"]
     runs = ablate(data, data.root / "latents", features=FeatureTable(folder), **settings).runs
     assert runs["cross_entropy"].is_null().all()
     references = runs.filter(pl.col("kind") == "reference")["encoder"].to_list()
     assert references == [*HANDCRAFTED, "patches_mean_sd"]  # what it reads, without an encoder
+    kinds = runs.filter(pl.col("kind") != "reference")["kind"].to_list()
+    assert kinds == [f"{of}{more}" for of in ("trained", "untrained")
+                     for more in ("", "+patches_mean_sd", "+band_power")]  # fmt: skip
     assert runs.filter(pl.col("kind") == "trained")["finding"].is_between(0, 1).all()
 
 
@@ -367,6 +374,8 @@ def test_what_cannot_be_used_is_told_before_anything_is_trained(data, variants):
         ablate(data, out, names=["tiny", "tiny-latents"])
     with pytest.raises(OpenclefError, match="did you mean 'tiny"):
         ablate(data, out, names=["tinny"])
+    with pytest.raises(OpenclefError, match="did you mean 'band_power'"):
+        ablate(data, out, beside=["band_powr"])
     with pytest.raises(OpenclefError, match="is taken"):
         ablate(data, out, references=[*data.references, data.references[0]])
     assert not out.exists()

@@ -99,6 +99,13 @@ def encoder(
             metavar="FOLDER", help="Embeddings to compare with besides the hand-crafted; again."
         ),
     ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Reference that encoders are read beside, too; again. Without: spectrum_mean_sd.",
+        ),
+    ] = None,
     pooling: Annotated[
         list[str] | None,
         typer.Option(
@@ -114,7 +121,7 @@ def encoder(
     import polars as pl
 
     from openclef.cohort import store
-    from openclef.recipes.encoder_ablation import ablate_encoders, get_pooling
+    from openclef.recipes.encoder_ablation import SPECTRUM, ablate_encoders, get_pooling
     from openclef.tokenizer.features import FeatureTable
     from openclef.tokenizer.token_table import TokenTable
 
@@ -123,7 +130,7 @@ def encoder(
     found = ablate_encoders(
         data, TokenTable(tokens, data), out, names=recipe or ["demo"], seeds=seed or [0],
         features=FeatureTable(features) if features else None, references=reference or [],
-        poolings=poolings, layers=layer or [-1], say=typer.echo,
+        beside=beside or [SPECTRUM], poolings=poolings, layers=layer or [-1], say=typer.echo,
     )  # fmt: skip
     tables = {
         "encoders": found.runs, "summary": found.summary, "differences": found.differences,

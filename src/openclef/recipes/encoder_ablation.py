@@ -1,10 +1,10 @@
 """Train encoders that differ in one thing, and tell what each knows; nothing is run twice.
 
 Each encoder and seed is read out in several ways, and so is the same encoder untrained: the same
-random start and the codes' frequencies. Either is probed alone and beside the hand-crafted mean
-and spread of the spectrum. Beside it means: as many whitened components of each as fill the probe
-together (32 + 32 of 64), fitted on probe patients. Every probe so reads the same number of
-components, and the hand-crafted numbers take the same room beside the trained encoder, beside the
+random start and the codes' frequencies. Either is probed alone and beside a reference, such as the
+hand-crafted mean and spread of the spectrum. Beside it means: as many whitened components of each
+as fill the probe together (32 + 32 of 64), fitted on probe patients. Every probe so reads the same
+number of components, and the reference takes the same room beside the trained encoder, beside the
 untrained one and, all of it, alone.
 
 Whatever is reported is of held-out patients, on the same resamples of them; the readout is chosen
@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
@@ -48,9 +48,7 @@ CATEGORIES = ("finding", "disease", "medication")
 SPECTRUM = "spectrum_mean_sd"
 PATCHES = "patches_mean_sd"
 HANDCRAFTED = ("demographics", "band_power", SPECTRUM)
-BESIDE = "+spectrum"
 POOLINGS: dict[str, Pooling] = {name: name for name in get_args(Pooling)}
-Kind = Literal["reference", "untrained", "trained", "untrained+spectrum", "trained+spectrum"]
 Readout = tuple[Pooling, int]  # pooling and layer
 
 
@@ -71,8 +69,8 @@ class EncoderAblation:
 
     differences: one row a run, `reference` and `category`: `difference` in AUROC with bounds and
     `p` by the same bootstrap. References are the embeddings of that kind and, of the same seed and
-    readout, what is untrained: "untrained" of the trained, "untrained+spectrum" of the trained
-    beside the spectrum.
+    readout, what is untrained: "untrained" of the trained, and beside a reference what is untrained
+    beside the same one.
 
     comparisons: the same of means over seeds: `is_best, n_seeds, difference` with bounds and `p`,
     `difference_sd` over seeds.
@@ -127,7 +125,7 @@ class _Run:
     """One embedding that was probed, and what is known of its encoder."""
 
     encoder: str
-    kind: Kind
+    kind: str
     seed: int | None
     readout: Readout | None
     probed: Probed
@@ -148,6 +146,7 @@ def ablate_encoders(
     seeds: Sequence[int],
     features: FeatureTable | None = None,
     references: Sequence[Path] = (),
+    beside: Sequence[str] = (SPECTRUM,),
     poolings: Sequence[Pooling] = ("moments", "mean"),
     layers: Sequence[int] = (-1,),
     categories: Sequence[str] = CATEGORIES,
@@ -157,7 +156,7 @@ def ablate_encoders(
     """Train every encoder of `names` with every seed, embed, probe and compare.
 
     Writes `out/<name>/<seed>/encoder`, `cross_entropy.csv` beside it, and embeddings in
-    `<pooling>-<layer>` and `<pooling>-<layer>+spectrum`; the untrained ones likewise in
+    `<pooling>-<layer>` and `<pooling>-<layer>+<reference>`; the untrained ones likewise in
     `out/untrained/<hash of the model's configuration>/<seed>/`.
 
     Parameters
@@ -170,6 +169,8 @@ def ablate_encoders(
         alone, `patches_mean_sd`, are one more reference.
     references : embeddings of the cohort to compare with, besides the three hand-crafted ones; a
         hand-crafted one that is given is not made.
+    beside : names of references that encoders are probed beside; of a `kind` such as
+        "trained+spectrum_mean_sd".
     poolings, layers : every pair is read out, see `encode_and_pool`.
     categories : of the tasks.
     min_positives : held-out patients of either class that a task needs.
@@ -179,8 +180,8 @@ def ablate_encoders(
     ------
     OpenclefError
         Before anything is trained, if no task has that many patients, an encoder lacks a layer or
-        needs features that are not given, a reference is of another cohort, or `out` holds
-        something else.
+        needs features that are not given, a reference is of another cohort, one of `beside` is
+        none of them, or `out` holds something else.
     """
     config = BenchmarkConfig(
         protocol="split", min_held_out_patients=1, min_positives=min_positives,
@@ -195,8 +196,11 @@ def ablate_encoders(
     for (name, _), stage in stages.items():
         _check(name, stage, layers, features)
         check_fit(tokens, features, stage)
-    if references:
-        load_models(references, cohort)  # a wrong one is told before the folder is taken
+    # What is wrong is told before the folder is taken.
+    given = [model.name for model in load_models(references, cohort)] if references else []
+    known_names = [*HANDCRAFTED, *given, *([PATCHES] if features is not None else [])]
+    for name in beside:
+        choose(name, known_names, "reference")
     artefact.begin(
         out, kind="reproduction", config={"verb": "encoder"},
         inputs={"cohort": cohort.hash, "tokens": tokens.artefact.hash},
@@ -230,14 +234,16 @@ def ablate_encoders(
                     folder / "encoder", tokens, where, model=f"{label}/{where.name}",
                     pooling=pooling, layer=layer, cohort=cohort, features=features,
                 )  # fmt: skip
-                beside = embed_beside(
-                    cohort, where, found[SPECTRUM], folder / f"{where.name}{BESIDE}",
-                    model=f"{label}/{where.name}{BESIDE}", n_components=n_components,
-                )  # fmt: skip
+                embedded = {of: where}
+                for other in beside:
+                    embedded[f"{of}+{other}"] = embed_beside(
+                        cohort, where, found[other], folder / f"{where.name}+{other}",
+                        model=f"{label}/{where.name}+{other}", n_components=n_components,
+                    )  # fmt: skip
                 known = fidelity if of == "trained" else {}
-                for kind, embedding in ((of, where), (of + BESIDE, beside)):
+                for kind, embedding in embedded.items():
                     probed = probing.of(embedding)
-                    runs.append(_Run(name, kind, seed, (pooling, layer), probed, known))  # type: ignore[arg-type]
+                    runs.append(_Run(name, kind, seed, (pooling, layer), probed, known))
     return _tables(runs, probing.categories)
 
 
@@ -340,8 +346,7 @@ def _tables(runs: Sequence[_Run], categories: Sequence[str]) -> EncoderAblation:
         if group[0].kind.startswith("trained"):
             other = f"un{group[0].kind}"
             against[other] = [
-                counterparts[run.encoder, other, run.seed, run.readout]  # type: ignore[index]
-                for run in group
+                counterparts[run.encoder, other, run.seed, run.readout] for run in group
             ]
         for reference, others in against.items():
             base = np.mean([run.probed.held_out for run in others], axis=0)
