@@ -376,6 +376,8 @@ def test_what_cannot_be_used_is_told_before_anything_is_trained(data, variants):
         ablate(data, out, names=["tinny"])
     with pytest.raises(OpenclefError, match="did you mean 'band_power'"):
         ablate(data, out, beside=["band_powr"])
+    with pytest.raises(OpenclefError, match="unknown reference 'riemannian'"):
+        ablate(data, out, beside=["riemannian"])
     with pytest.raises(OpenclefError, match="is taken"):
         ablate(data, out, references=[*data.references, data.references[0]])
     assert not out.exists()
@@ -402,6 +404,25 @@ def test_hand_crafted_ones_are_made_unless_they_are_given(data, monkeypatch):
         other,
     ]
     assert list(found.values()) == expected
+
+
+def test_recordings_are_read_again_for_the_riemannian_reference(data, monkeypatch):
+    asked = []
+
+    def embed(cohort, out, *, root, engine):
+        asked.append((root, type(engine).__name__))
+        write_vectors(out, cohort, "riemannian", np.arange(104)[:, None] % 7)
+
+    monkeypatch.setattr(recipe, "embed_riemannian", embed)
+    settings = {"seeds": [0], "poolings": ["mean"], "recordings": data.root / "recordings"}
+    runs = ablate(data, data.root / "riemannian", beside=["riemannian"], **settings).runs
+    assert asked == [(data.root / "recordings", "LocalEngine")]
+    assert runs["encoder"].to_list()[:4] == [*HANDCRAFTED, "riemannian"]
+    assert "untrained+riemannian" in runs["kind"].to_list()
+    other = write_vectors(data.root / "r2", data.cohort, "riemannian", np.ones((104, 1)))
+    settings["references"] = [*data.references, other]
+    ablate(data, data.root / "beside-given", beside=["riemannian"], **settings)
+    assert len(asked) == 1  # one that is given is not made
 
 
 def test_the_command_writes_the_tables(data, found):

@@ -99,6 +99,13 @@ def encoder(
             metavar="FOLDER", help="Embeddings to compare with besides the hand-crafted; again."
         ),
     ] = None,
+    recordings: Annotated[
+        Path | None,
+        typer.Option(
+            help="Data set that the cohort was ingested from: read again for one more reference, "
+            "riemannian (extra: rivals)."
+        ),
+    ] = None,
     beside: Annotated[
         list[str] | None,
         typer.Option(
@@ -130,7 +137,8 @@ def encoder(
     found = ablate_encoders(
         data, TokenTable(tokens, data), out, names=recipe or ["demo"], seeds=seed or [0],
         features=FeatureTable(features) if features else None, references=reference or [],
-        beside=beside or [SPECTRUM], poolings=poolings, layers=layer or [-1], say=typer.echo,
+        recordings=recordings, beside=beside or [SPECTRUM], poolings=poolings,
+        layers=layer or [-1], say=typer.echo,
     )  # fmt: skip
     tables = {
         "encoders": found.runs, "summary": found.summary, "differences": found.differences,

@@ -28,9 +28,12 @@ from openclef.artefact import atomic, hash_json
 from openclef.benchmark.embeddings import load_models
 from openclef.benchmark.probe import Floats, fit_projection
 from openclef.benchmark.rivals.handcrafted import embed_handcrafted
+from openclef.benchmark.rivals.riemannian import MODEL as RIEMANNIAN
+from openclef.benchmark.rivals.riemannian import embed_riemannian
 from openclef.benchmark.runner import BenchmarkConfig
 from openclef.benchmark.statistics import AurocBootstrap
 from openclef.cohort.embeddings import TABLE, begin_embeddings, write_embeddings
+from openclef.cohort.engine import LocalEngine
 from openclef.cohort.store import Cohort
 from openclef.encoder.embed import embed_patches, embed_tokens
 from openclef.encoder.evaluate import evaluate_encoder
@@ -40,6 +43,7 @@ from openclef.errors import OpenclefError, choose
 from openclef.recipes.encoders import for_tokens, get_encoder
 from openclef.recipes.probing import Columns, Probed, Probing, auroc_columns
 from openclef.recipes.recipe import changed
+from openclef.recipes.simulated import engine_of
 from openclef.tokenizer.features import FeatureTable
 from openclef.tokenizer.token_table import TokenTable
 from openclef.training.config import TrainConfig
@@ -146,6 +150,7 @@ def ablate_encoders(
     seeds: Sequence[int],
     features: FeatureTable | None = None,
     references: Sequence[Path] = (),
+    recordings: Path | None = None,
     beside: Sequence[str] = (SPECTRUM,),
     poolings: Sequence[Pooling] = ("moments", "mean"),
     layers: Sequence[int] = (-1,),
@@ -169,6 +174,8 @@ def ablate_encoders(
         alone, `patches_mean_sd`, are one more reference.
     references : embeddings of the cohort to compare with, besides the three hand-crafted ones; a
         hand-crafted one that is given is not made.
+    recordings : the data set that the cohort was ingested from; its recordings are read again, for
+        one more reference, `riemannian`, unless that is given.
     beside : names of references that encoders are probed beside; of a `kind` such as
         "trained+spectrum_mean_sd".
     poolings, layers : every pair is read out, see `encode_and_pool`.
@@ -198,9 +205,9 @@ def ablate_encoders(
         check_fit(tokens, features, stage)
     # What is wrong is told before the folder is taken.
     given = [model.name for model in load_models(references, cohort)] if references else []
-    known_names = [*HANDCRAFTED, *given, *([PATCHES] if features is not None else [])]
+    further = {PATCHES: features is not None, RIEMANNIAN: recordings is not None}
     for name in beside:
-        choose(name, known_names, "reference")
+        choose(name, [*HANDCRAFTED, *given, *(n for n in further if further[n])], "reference")
     artefact.begin(
         out, kind="reproduction", config={"verb": "encoder"},
         inputs={"cohort": cohort.hash, "tokens": tokens.artefact.hash},
@@ -210,6 +217,10 @@ def ablate_encoders(
     if features is not None:
         found[PATCHES] = out / "references" / PATCHES
         embed_patches(tokens, features, found[PATCHES], model=PATCHES)
+    if recordings is not None and RIEMANNIAN not in found:
+        found[RIEMANNIAN] = out / "references" / RIEMANNIAN
+        engine = engine_of(recordings, LocalEngine(n_workers=2))
+        embed_riemannian(cohort, found[RIEMANNIAN], root=recordings, engine=engine)
     runs = [
         _Run(name, "reference", None, None, probing.of(folder), {})
         for name, folder in found.items()

@@ -31,7 +31,14 @@ def open_data_set(
     """
     expected = expected_recordings(root)
     source = find_source(root, out, layout=layout, labels=labels, expected=expected)
-    return source, MadeOnDemand(engine) if expected else engine
+    return source, engine_of(root, engine)
+
+
+def engine_of(root: Path, engine: Engine) -> Engine:
+    """The engine that reads recordings of a data set: this one, or, where they are not on disk but
+    can be made, one that makes them.
+    """
+    return MadeOnDemand(engine) if expected_recordings(root) else engine
 
 
 @contextmanager
