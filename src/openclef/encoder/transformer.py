@@ -136,8 +136,11 @@ class Block(nn.Module):
         constant parts of queries and keys that score highest at the same place.
         """
         bias = self.qkv.bias.view(3, self.n_heads, -1)
-        peaks = torch.cat([torch.full((n,), peak / n) for n, peak in zip(pairs, NEAR, strict=True)])
-        shares_H = torch.linspace(1, 0, self.n_heads)[:, None]
+        # On the weights' device, whatever the default one is.
+        peaks = bias.new_tensor(
+            [peak / n for n, peak in zip(pairs, NEAR, strict=True) for _ in range(n)]
+        )
+        shares_H = torch.linspace(1, 0, self.n_heads, device=bias.device)[:, None]
         per_pair_HR = (shares_H * peaks * bias.shape[-1] ** 0.5 / 2).sqrt()
         bias[:2, :, : 2 * len(peaks)] = torch.cat([per_pair_HR, per_pair_HR], 1)
 

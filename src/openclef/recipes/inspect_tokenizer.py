@@ -117,7 +117,8 @@ def is_there(out: Path, made_of: dict[str, str]) -> bool:
         if not earlier.keys() & made_of.keys():
             raise ArtefactError(f"{numbers_path}: exists and is not of a page; choose another name")
         # Both ways: a page of an encoder is made of more than a page of its tokenizer.
-        for name in [*made_of, *(earlier.keys() - made_of.keys())]:
+        # What only the earlier one has comes first, in its order: the kind of page differs.
+        for name in [*(name for name in earlier if name not in made_of), *made_of]:
             there, asked = earlier.get(name, "none"), made_of.get(name, "none")
             if there != asked:
                 raise ArtefactError(
