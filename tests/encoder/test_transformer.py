@@ -4,11 +4,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from openclef.encoder.attention import NEAR, turned
 from openclef.encoder.code_space import whitened
 from openclef.encoder.masking import MaskingConfig, draw_masking, keep, mask_first
 from openclef.encoder.objective import EncoderLossConfig, MaskedReconstruction
 from openclef.encoder.pooling import check_layer, encode_and_pool
-from openclef.encoder.transformer import NEAR, EncoderConfig, MaskedTransformer, turned
+from openclef.encoder.transformer import EncoderConfig, MaskedTransformer
 from openclef.errors import OpenclefError
 from openclef.recipes.recipe import changed
 

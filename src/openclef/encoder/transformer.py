@@ -1,7 +1,7 @@
 """The encoder-decoder Transformer: `forward` reads as the method does.
 
-Axis letters: B batch, L token, K kept token, D width, V vocabulary, H head, E width of a head,
-R angle, P width of a token's continuous companion.
+Axis letters: B batch, L token, K kept token, D width, V vocabulary, P width of a token's
+continuous companion.
 
 A batch is a mapping of tensors. Always: `ids [B, L]` int64 and `hidden [B, L]`; by configuration:
 `latents` and `patches` `[B, L, P]`, `channel_mask [B, 19]` and `hour [B]` (`windows.py`).
@@ -19,14 +19,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from openclef.encoder.attention import Block, GridRotation
 from openclef.encoder.code_space import CodeSpace
 from openclef.encoder.masking import Masking, keep
 from openclef.encoder.rows import of_own_row, row_means
 from openclef.types import CHANNELS
 
 FARTHEST_PATCH = 4.0  # SD
-# Scores at which the first head of rotary attention starts: same region, same row, same column.
-NEAR = (1.0, 4.0, 6.0)
 Inputs = Literal["codes", "codes+latents", "codes+patches", "patches"]
 
 
@@ -117,48 +116,6 @@ class EncoderConfig(BaseModel):
         return frozenset(self.feature_dims) | {name for name, is_read in flags.items() if is_read}
 
 
-class Block(nn.Module):
-    """Pre-norm self-attention and a 4x GELU layer."""
-
-    def __init__(self, width: int, n_heads: int, dropout: float) -> None:
-        super().__init__()
-        self.n_heads, self.dropout = n_heads, dropout
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout)
-        )
-
-    @torch.no_grad()
-    def start_near(self, pairs: tuple[int, int, int]) -> None:
-        """Let attention with `GridRotation` begin at what is near, all the more the earlier a head:
-        constant parts of queries and keys that score highest at the same place.
-        """
-        bias = self.qkv.bias.view(3, self.n_heads, -1)
-        # On the weights' device, whatever the default one is.
-        peaks = bias.new_tensor(
-            [peak / n for n, peak in zip(pairs, NEAR, strict=True) for _ in range(n)]
-        )
-        shares_H = torch.linspace(1, 0, self.n_heads, device=bias.device)[:, None]
-        per_pair_HR = (shares_H * peaks * bias.shape[-1] ** 0.5 / 2).sqrt()
-        bias[:2, :, : 2 * len(peaks)] = torch.cat([per_pair_HR, per_pair_HR], 1)
-
-    def forward(self, x_BLD: Tensor, attend: Tensor | None, turns: Tensor | None) -> Tensor:
-        """attend `[B, 1, 1, L]`: True where a key may be seen; None if all may. turns: of
-        `GridRotation`; None without.
-        """
-        q, k, v = self.qkv(self.norm1(x_BLD)).chunk(3, dim=-1)
-        q, k, v = (t.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for t in (q, k, v))
-        if turns is not None:
-            q, k = turned(q, turns), turned(k, turns)
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)
-        h = self.out(h.transpose(1, 2).flatten(2))
-        x_BLD = x_BLD + F.dropout(h, self.dropout, self.training)
-        mixed: Tensor = x_BLD + self.mlp(self.norm2(x_BLD))
-        return mixed
-
-
 class GridPositions(nn.Module):
     """Learned positions, factorised: region + frequency + time (paper.md, Encoder [S]); without
     the last where attention knows of time.
@@ -179,52 +136,6 @@ class GridPositions(nn.Module):
         lines = regions[:, None, None] + rows[:, None]
         places = lines + columns[0] if columns else lines.expand(-1, -1, self.grid[2], -1)
         return places.flatten(0, 2)
-
-
-class GridRotation(nn.Module):
-    """Rotary attention along the axes of the grid (RoFormer): the score of two tokens depends on
-    how far apart they are.
-
-    Of each head's numbers half are turned by time, an eighth each by row and region, and the rest
-    is left as it is. Periods of time and row are spaced evenly in logarithm up to twice the axis,
-    from 4 places, or from more where they would lie more than an octave apart. Regions have no
-    order: theirs are such that all others are about as far. The class token has no place: its
-    part that would be turned is zero.
-    """
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        eighth = config.head_width // 16  # in pairs of numbers
-        self.pairs = (eighth, eighth, 4 * eighth)
-        n_regions = config.grid[0]
-        harmonics = 1 + torch.arange(eighth) % max(1, n_regions // 2)
-        periods = [n_regions / harmonics]
-        for size, n in zip(config.grid[1:], self.pairs[1:], strict=True):
-            longest = math.log2(max(4, 2 * size))
-            shortest = max(2, longest - (n - 1)) if n > 1 else longest
-            periods.append(torch.logspace(shortest, longest, n, base=2))
-        places = torch.cartesian_prod(*(torch.arange(float(size)) for size in config.grid))
-        angles_LR = torch.cat(
-            [
-                2 * math.pi * at[:, None] / period
-                for at, period in zip(places.T, periods, strict=True)
-            ],
-            1,
-        )
-        turns = torch.cat([angles_LR.cos(), angles_LR.sin()], 1)
-        self.register_buffer("turns", turns, persistent=False)
-
-    def forward(self, entering_BL: Tensor) -> Tensor:
-        """Cosines and sines of these tokens, a class token before them: `[B, 1, 1 + L, 2 R]`."""
-        return F.pad(F.embedding(entering_BL, self.get_buffer("turns")), (0, 0, 1, 0))[:, None]
-
-
-def turned(x_BHLE: Tensor, turns: Tensor) -> Tensor:
-    """The first numbers of each head turned by `GridRotation`, the others as they are."""
-    cos, sin = turns.to(x_BHLE.dtype).chunk(2, -1)
-    n = cos.shape[-1]
-    a, b, rest = x_BHLE[..., :n], x_BHLE[..., n : 2 * n], x_BHLE[..., 2 * n :]
-    return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)
 
 
 class Clock(nn.Module):
@@ -284,7 +195,7 @@ class MaskedTransformer(nn.Module):
                 module.apply(init_weights)
         self.rotation: GridRotation | None = None
         if config.positions == "rotary":
-            self.rotation = GridRotation(config)
+            self.rotation = GridRotation(config.grid, config.head_width)
             for block in [*self.encoder, *self.decoder]:
                 block.start_near(self.rotation.pairs)
         self.decoder_mask: nn.Parameter | None = None

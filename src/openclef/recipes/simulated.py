@@ -31,7 +31,7 @@ def open_data_set(
     """
     expected = expected_recordings(root)
     source = find_source(root, out, layout=layout, labels=labels, expected=expected)
-    return source, engine_of(root, engine)
+    return source, MadeOnDemand(engine) if expected else engine
 
 
 def engine_of(root: Path, engine: Engine) -> Engine:
