@@ -7,6 +7,7 @@ from openclef.encoder.objective import MaskedReconstruction
 from openclef.encoder.transformer import MaskedTransformer
 from openclef.errors import OpenclefError
 from openclef.recipes.encoders import ENCODERS, get_encoder
+from openclef.recipes.recipe import changed
 
 N_PARAMETERS = {"demo": 2_150_272, "small": 18_170_368, "medium": 68_051_968, "base": 149_652_992}
 
@@ -56,6 +57,16 @@ def test_an_ablation_differs_from_demo_in_what_its_name_says():
     assert changes["demo-no-dropping"] == {"masking"}
     assert changes["demo-patches"] == {"inputs", "patch_weight"}
     assert all(changes.values())
+
+
+def test_the_masking_ablation_of_near_codes_is_that_of_demo_and_nothing_else():
+    near_codes = get_encoder("demo-near-codes")
+    for name in ("mage", "no-dropping", "ratio-25-75", "ratio-75"):
+        ablation = get_encoder(f"demo-near-codes-{name}")
+        of_demo = get_encoder("demo" if name == "mage" else f"demo-{name}").loss.masking
+        assert ablation.loss.masking == changed(of_demo, target_share=0.25)
+        masked_alike = changed(ablation.loss, masking=near_codes.loss.masking)
+        assert changed(ablation, loss=masked_alike) == near_codes
 
 
 def test_an_unknown_name_is_told_the_nearest():

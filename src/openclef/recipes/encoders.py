@@ -92,6 +92,12 @@ def _both(model: dict[str, Any], loss: dict[str, Any]) -> Callable[[], EncoderSt
     return lambda: changed(_loss(**loss)(), model=changed(demo().model, **model))
 
 
+# The paper's masking, changed in one thing.
+_MASKINGS: dict[str, dict[str, float]] = {
+    "no-dropping": {"drop_ratio": 0.0},
+    "ratio-25-75": {"mean": 0.5, "low": 0.25, "high": 0.75, "drop_ratio": 0.25},
+    "ratio-75": {"low": 0.75, "high": 0.75},
+}
 # Three quarters of the tokens never enter the encoder: two thirds of the time a step takes.
 _SPARSE = MaskingConfig(mean=0.8, std=0.1, low=0.75, high=0.95, drop_ratio=0.75)
 _PATCHES_ALONE = {"code_weight": 0.0, "patch_weight": 1.0}
@@ -103,15 +109,20 @@ _LEADING = {
 # spent on copying it (docs/decisions/0014-near.md).
 _ROTARY_CENTRED = {"positions": "rotary", "patches": "centred"}
 _WITH_CODES = {**_LEADING, "code_weight": 1.0, "patch_weight": 30.0, "label_smoothing": 0.0}
+
+
+def _near_codes(**loss: Any) -> Callable[[], EncoderStage]:
+    reads = {"inputs": "codes+patches", "codes": "vectors", **_ROTARY_CENTRED}
+    return _both(reads, {**_WITH_CODES, **loss})
+
+
 # Tokens alone: codes are learned from the first steps where what is near is at hand.
 _ROTARY_VECTORS = {"codes": "vectors", "positions": "rotary"}
 _CODES_ALONE = {"label_smoothing": 0.0, "masking": changed(_SPARSE, target_share=0.25)}
 # Those with latents or patches need `--features`.
 ABLATIONS: dict[str, Callable[[], EncoderStage]] = {
     "mask-token": _model(fill="mask"),
-    "no-dropping": _masking(drop_ratio=0.0),
-    "ratio-25-75": _masking(mean=0.5, low=0.25, high=0.75, drop_ratio=0.25),
-    "ratio-75": _masking(low=0.75, high=0.75),
+    **{name: _masking(**masking) for name, masking in _MASKINGS.items()},
     # A quarter of the masked tokens is decoded, at less than half of the cost of a step.
     "quarter": _masking(target_share=0.25),
     "code-vectors": _model(codes="vectors"),
@@ -135,9 +146,12 @@ ABLATIONS: dict[str, Callable[[], EncoderStage]] = {
     "near": _both({"inputs": "patches", **_ROTARY_CENTRED}, _LEADING),
     # As much weight as lets attention be learned from patches, on which that of codes builds.
     "leading-codes": _both({"inputs": "codes+patches", "codes": "vectors"}, _WITH_CODES),
-    "near-codes": _both(
-        {"inputs": "codes+patches", "codes": "vectors", **_ROTARY_CENTRED}, _WITH_CODES
-    ),
+    "near-codes": _near_codes(),
+    # The same with the paper's masking, and with each change of it, a quarter of it predicted.
+    **{
+        f"near-codes-{name}": _near_codes(masking=MaskingConfig(target_share=0.25, **masking))
+        for name, masking in {"mage": {}, **_MASKINGS}.items()
+    },
     "near-codes-only": _both(_ROTARY_VECTORS, _CODES_ALONE),
 }
 # As `demo-near-codes-only`, of equal depth, heads of 32 but two at least: with 8,192 codes .3, .8,

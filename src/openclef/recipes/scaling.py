@@ -50,6 +50,7 @@ _FEWEST = 3  # sizes and amounts of data: a curve that saturates has no fewer po
 # Residuals of the logarithm above this count by their size, not its square (Hoffmann et al.).
 _HUBER = 1e-3
 _LARGEST_EXPONENT = 3.0
+_VALIDATIONS = 8  # of a short run, at least: a small share of the data is at its best early
 _NEXT_TO_NOTHING = 1e-4  # of the least loss: a term that small is not there
 Floats = NDArray[np.float64]
 Columns = dict[str, Any]
@@ -316,7 +317,7 @@ def _stage(name: str, tokens: TokenTable, n_steps: int | None) -> EncoderStage:
         )
     if n_steps is None:
         return stage
-    every = min(stage.train.validate_every, n_steps)
+    every = min(stage.train.validate_every, -(-n_steps // _VALIDATIONS))
     return changed(stage, train=changed(stage.train, n_steps=n_steps, validate_every=every))
 
 
