@@ -13,10 +13,11 @@ from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 from openclef import artefact
+from openclef.benchmark.embeddings import load_models
 from openclef.cli import app
 from openclef.encoder import train_pool
 from openclef.encoder.attention_pool import AttentionPool, PoolConfig, load_pool
-from openclef.encoder.embed import embed_tokens
+from openclef.encoder.embed import attend_sessions, embed_tokens
 from openclef.encoder.load import load_encoder
 from openclef.encoder.pooling import encode_items, pool
 from openclef.encoder.rows import row_means
@@ -378,6 +379,26 @@ def test_sessions_get_a_second_vector_of_the_aggregator(data, encoder, pools, tm
     np.testing.assert_allclose(sessions["trained"][at].to_numpy(), expected[0], rtol=1e-5)
     one = sessions["session_id"].to_list().index("S5")  # of a single window
     np.testing.assert_allclose(sessions["trained"][one], sessions["vector"][one], rtol=1e-5)
+    # A benchmark reads the mean of the one and what the aggregator made of the other.
+    of_cohort = data.cohort.sessions["session_id"].to_list()
+    (mean,), (trained,) = (load_models([x], data.cohort) for x in (tmp_path / "plain", out))
+    expected_mean = vectors.mean(0)
+    np.testing.assert_allclose(mean.vectors[of_cohort.index("S4")], expected_mean, rtol=1e-5)
+    np.testing.assert_allclose(trained.vectors[of_cohort.index("S4")], expected[0], rtol=1e-5)
+    assert np.isnan(trained.vectors).all(1).tolist() == np.isnan(mean.vectors).all(1).tolist()
+
+
+def test_an_aggregator_leaves_out_windows_that_show_nothing(pools):
+    pool, rng = load_pool(pools / "windows"), np.random.default_rng(0)
+    vectors = rng.normal(size=(3, pool.attention.value.in_features)).astype(np.float32)
+    shown = attend_sessions(pool, pl.Series(["b", "b"]), vectors[:2])
+    vectors[2] = np.nan
+    names = pl.Series(["b", "b", "b"])
+    assert attend_sessions(pool, names, vectors)[0].equals(shown[0])
+    read = train_pool._sessions_reader(np.arange(3), vectors)
+    x, hidden = read([np.arange(3)])
+    assert x.isfinite().all()
+    assert hidden.tolist() == [[False, False, True]]
 
 
 def test_an_aggregator_of_attended_windows_needs_their_pool(data, encoder, pools, tmp_path):

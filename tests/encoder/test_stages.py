@@ -213,6 +213,11 @@ def test_features_that_do_not_fit_are_refused(data, tmp_path):
 def test_named_encoders_fit_themselves_to_tokens(data):
     model = for_tokens(get_encoder("small"), data.tokens).model
     assert (model.grid, model.n_codes, model.width) == (GRID, N_CODES, 256)
+    assert for_tokens(get_encoder("demo-code-vectors"), data.tokens).model.latent_dim == 3
+    reads = for_tokens(get_encoder("demo-reads-patches"), data.tokens, data.features).model
+    assert (reads.latent_dim, reads.patch_dim) == (
+        data.features.latents.shape[-1], data.features.patches.shape[-1],
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -235,6 +240,31 @@ def test_embeddings_are_of_windows_and_of_sessions(data, trained, tmp_path, pool
     assert sessions["session_id"].to_list() == ["S2", "S4", "S5", "S6", "S7"]
     assert sessions["n_windows"].to_list() == [4, 3, 1, 2, 1]
     np.testing.assert_allclose(sessions["vector"][1].to_numpy(), vectors[4:7].mean(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["moments", "class"])
+def test_a_window_that_shows_nothing_is_in_no_mean(data, trained, tmp_path, monkeypatch, pooling):
+    names = data.tokens.session_id.to_list()
+    dark = np.array([names.index("S4") + 1, names.index("S5")])  # of three windows, of one
+    hidden = TokenTable.hidden
+
+    def hides(self, rows):
+        found = hidden(self, rows)
+        found[np.isin(rows, dark)] = True
+        return found
+
+    monkeypatch.setattr(TokenTable, "hidden", hides)
+    sources = {"cohort": data.cohort, "features": data.features}
+    embed_tokens(trained, data.tokens, tmp_path, model="m", pooling=pooling, **sources)
+    windows = pl.read_parquet(tmp_path / "embeddings.parquet")
+    vectors = np.stack(windows["vector"].to_list())
+    assert windows["session_id"].to_list()[4:8] == ["S4"] * 3 + ["S5"]
+    assert np.isnan(vectors).all(1).tolist() == [i in {5, 7, 11} for i in range(12)]
+    sessions = pl.read_parquet(tmp_path / "sessions.parquet")
+    assert sessions["session_id"].to_list() == ["S2", "S4", "S6", "S7"]
+    np.testing.assert_allclose(sessions["vector"][1], vectors[[4, 6]].mean(0), rtol=1e-5)
+    failed = pl.read_parquet(tmp_path / "failures.parquet")
+    assert failed.rows() == [("S3", "cannot be read"), ("S5", "no token of any window is visible")]
 
 
 def test_layers_differ_and_wrong_ones_are_refused(data, trained, tmp_path):

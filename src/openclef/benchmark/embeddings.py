@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from openclef import artefact
+from openclef.cohort.embeddings import SESSIONS, TABLE, TRAINED
 from openclef.cohort.store import Cohort
 from openclef.errors import ArtefactError, OpenclefError
 
@@ -45,16 +46,18 @@ def load_models(folders: Sequence[Path], cohort: Cohort) -> list[Model]:
             raise OpenclefError(f"{folder}: model name {name!r} is taken; each needs its own")
         if source.inputs.get("cohort") != cohort.hash:
             raise OpenclefError(f"{folder}: embeddings of another cohort than {cohort.folder}")
-        models.append(Model(name, source.hash, _session_vectors(folder, cohort)))
+        is_aggregated = "aggregator" in source.inputs
+        models.append(Model(name, source.hash, _session_vectors(folder, cohort, is_aggregated)))
     return models
 
 
-def _session_vectors(folder: Path, cohort: Cohort) -> Floats:
-    """Mean over the windows of each session, `[N, D]`; what is NaN in one window is left out.
+def _session_vectors(folder: Path, cohort: Cohort, is_aggregated: bool) -> Floats:
+    """Of each session what the trained aggregator made of its windows if there was one, and their
+    mean if not, `[N, D]`; what is NaN in one window is left out of the mean.
 
     Train sessions are not needed; their rows are NaN if they are missing.
     """
-    where = folder / "embeddings.parquet"
+    where = folder / TABLE
     index = cohort.sessions.select("session_id").with_row_index("position")
     table = pl.read_parquet(where).join(index, on="session_id")
     wanted = index.filter(cohort.sessions["split"] != "train")
@@ -63,7 +66,10 @@ def _session_vectors(folder: Path, cohort: Cohort) -> Floats:
         raise OpenclefError(
             f"{where}: {n_missing} of {wanted.height} sessions outside the train split are missing"
         )
-    vectors = table["vector"].cast(pl.List(pl.Float64))
+    if is_aggregated:
+        # Sessions of which nothing could be embedded have a row of NaN above, and none here.
+        table = pl.read_parquet(folder / SESSIONS).join(index, on="session_id")
+    vectors = table[TRAINED if is_aggregated else "vector"].cast(pl.List(pl.Float64))
     widths = vectors.list.len().unique().sort().to_list()
     if len(widths) != 1 or not widths[0]:
         raise OpenclefError(f"{where}: vectors must have one length, found {widths}")

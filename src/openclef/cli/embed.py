@@ -46,7 +46,9 @@ def embed(
     ] = None,
     aggregator: Annotated[
         Path | None,
-        typer.Option(help="With --tokens: a pool over windows, for one more vector a session."),
+        typer.Option(
+            help="With --tokens: a pool over windows, to make a session's vector of theirs."
+        ),
     ] = None,
     features: Annotated[
         Path | None,
@@ -56,7 +58,7 @@ def embed(
         str | None,
         typer.Option(
             help="With --tokens: what a benchmark calls it. Default: clef, with --pool "
-            "clef_labelled_pool, since that has seen labels."
+            "or --aggregator clef_labelled_pool, since these have seen labels."
         ),
     ] = None,
 ) -> None:
@@ -108,7 +110,7 @@ def _embed_tokens(
         encoder,
         TokenTable(tokens, cohort),
         out,
-        model=name or ("clef_labelled_pool" if pool else "clef"),
+        model=name or ("clef_labelled_pool" if pool or aggregator else "clef"),
         pooling=cast("WindowPooling", chosen),
         layer=layer,
         cohort=cohort,

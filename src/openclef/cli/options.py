@@ -63,6 +63,16 @@ RecipeName = Annotated[
     str, typer.Option("--recipe", help="Configuration of every stage: demo or tiny.")
 ]
 
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="A field of the recipe, as it stands in config.json, changed: train.n_steps=600, "
+        "train.precision=bf16, train.sharding=full, loss.masking.high=0.9, ... May be repeated.",
+    ),
+]
+
 
 def parse_shard(text: str | None) -> tuple[int, int] | None:
     """(i, n) of --shard i/n."""

@@ -31,15 +31,17 @@ def tokenizer(
         ),
     ] = "demo",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
+    settings: options.Settings = None,
 ) -> None:
     """Train the tokenizer on the cohort's train patients."""
     from openclef.cohort import store
-    from openclef.recipes.recipe import changed
+    from openclef.recipes.recipe import changed, with_settings
     from openclef.recipes.tokenizers import get_tokenizer
     from openclef.tokenizer.train import train_tokenizer
 
     config = get_tokenizer(recipe_name)
     config = changed(config, train=changed(config.train, seed=seed))
+    config = with_settings(config, settings or [])
     train_tokenizer(store.Cohort(cohort), out, config=config)
     _end(f"tokenizer: {out}")
 
@@ -97,21 +99,23 @@ def encoder(
         Path | None,
         typer.Option("--features", help="Features folder, for recipes with latents or patches."),
     ] = None,
+    settings: options.Settings = None,
 ) -> None:
     """Train the encoder by masked reconstruction on the train patients' tokens."""
     from openclef.cohort import store
     from openclef.encoder.train import train_encoder
     from openclef.recipes.encoders import for_tokens, get_encoder
-    from openclef.recipes.recipe import changed
+    from openclef.recipes.recipe import changed, with_settings
     from openclef.tokenizer.features import FeatureTable
     from openclef.tokenizer.token_table import TokenTable
 
     config = get_encoder(recipe_name)
     config = changed(config, train=changed(config.train, seed=seed))
+    config = with_settings(config, settings or [])
     data = store.Cohort(cohort)
     table = TokenTable(tokens, data)
     companions = FeatureTable(features_folder) if features_folder else None
-    config = for_tokens(config, table)
+    config = for_tokens(config, table, companions)
     train_encoder(table, out, config=config, cohort=data, features=companions)
     _end(f"encoder: {out}")
 
@@ -125,16 +129,19 @@ def align(
     encoder_folder: Annotated[Path, typer.Argument(metavar="ENCODER", help="Encoder folder.")],
     out: Out,
     recipe_name: options.RecipeName = "demo",
+    settings: options.Settings = None,
 ) -> None:
     """Align the encoder with the train patients' reports and records."""
     from openclef.alignment.train import align as fit
     from openclef.cohort import store
     from openclef.recipes import get_recipe
+    from openclef.recipes.recipe import with_settings
     from openclef.tokenizer.token_table import TokenTable
 
     data = store.Cohort(cohort)
     table = TokenTable(tokens, data)
-    fit(data, table, encoder_folder, out, config=get_recipe(recipe_name).alignment)
+    config = with_settings(get_recipe(recipe_name).alignment, settings or [])
+    fit(data, table, encoder_folder, out, config=config)
     _end(f"aligned encoder: {out}")
 
 

@@ -14,6 +14,9 @@ from openclef import artefact
 from openclef.artefact import Artefact, atomic
 
 TABLE = "embeddings.parquet"
+# Of each session the mean and, where there is one, what a trained aggregator makes of its windows.
+SESSIONS = "sessions.parquet"
+TRAINED = "trained"
 
 
 def begin_embeddings(

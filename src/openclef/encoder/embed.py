@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from openclef.artefact import Artefact, atomic
-from openclef.cohort.embeddings import TABLE, begin_embeddings, write_embeddings
+from openclef.cohort.embeddings import (
+    SESSIONS,
+    TABLE,
+    TRAINED,
+    begin_embeddings,
+    write_embeddings,
+)
 from openclef.cohort.session import storage_of
 from openclef.cohort.store import Cohort
 from openclef.encoder.attention_pool import (
@@ -34,11 +40,11 @@ from openclef.tokenizer.tokens import failures
 from openclef.training.loop import best_device
 from openclef.types import FloatArray
 
-SESSIONS = "sessions.parquet"
 FAILURES = "failures.parquet"
 PARTS = "parts"  # in a folder until it is complete
 PART_WINDOWS = 256
 BATCH_SIZE = 8
+_UNSEEN = "no token of any window is visible"
 
 
 def embed_tokens(
@@ -67,8 +73,9 @@ def embed_tokens(
         Gets `embeddings.parquet`, one row a window; `sessions.parquet`, the mean over each
         session's windows, whatever its length: `session_id, n_windows, vector`, and with an
         aggregator `trained`, what it makes of them; and `failures.parquet`, the sessions of which
-        no window has tokens: `session_id, error`. Those have one row of NaN among the embeddings
-        and none among the sessions.
+        no window has tokens, or visible ones: `session_id, error`. Those have rows of NaN among the
+        embeddings and none among the sessions. A window without a visible token is a row of NaN
+        too, and in no mean.
     model : str
         Name of the embeddings in a benchmark.
     pooling : {"mean", "rows", "moments", "class", "attention"}
@@ -166,6 +173,7 @@ def embed_patches(
                     torch.arange(hidden.shape[1]).expand_as(hidden), hidden,
                     n_rows=n_regions * n_rows, n_columns=n_columns, how="moments",
                 )  # fmt: skip
+                pooled[hidden.all(1)] = torch.nan
                 yield pooled.numpy()
 
         vectors = in_parts(out / PARTS, len(rows), embed, label=f"embedding, {model}")
@@ -188,6 +196,8 @@ def embed_rows(
 ) -> FloatArray:
     """Vectors `[W, D]` of the windows in these rows, by way of parts in `folder` (`in_parts`).
 
+    NaN where no token of a window is visible.
+
     pool: as `check_pool` wants it for this pooling.
     """
     if pool is not None:
@@ -205,6 +215,7 @@ def embed_rows(
                     encoder, on_device["ids"], on_device["hidden"], how=pooling, layer=layer,
                     companions=on_device,
                 )  # fmt: skip
+            pooled[on_device["hidden"].all(1)] = torch.nan
             yield pooled.cpu().numpy()
 
     return in_parts(folder, len(rows), embed, label=label)
@@ -239,8 +250,11 @@ def in_parts(
 def session_means(session_id: pl.Series, vectors: NDArray[np.float32]) -> pl.DataFrame:
     """Mean over the windows of each session, in order of first mention.
 
-    Returns `session_id, n_windows, vector`; vectors `[W, D]` are of windows.
+    Returns `session_id, n_windows, vector`; vectors `[W, D]` are of windows, NaN of those that show
+    nothing: they do not count, and a session without another is left out.
     """
+    known = ~np.isnan(vectors).any(1)
+    session_id, vectors = session_id.filter(pl.Series(known)), vectors[known]
     names, first, number = np.unique(session_id.to_numpy(), return_index=True, return_inverse=True)
     total = np.zeros((len(names), vectors.shape[1]))
     np.add.at(total, number, vectors)
@@ -264,6 +278,7 @@ def attend_sessions(
     `session_means`.
     """
     windows = pl.DataFrame({"session_id": session_id, "row": np.arange(len(vectors))})
+    windows = windows.filter(pl.Series(~np.isnan(vectors).any(1)))
     attention = aggregator.attention.to("cpu")
     pooled = []
     # One session at a time: padding to the longest would not fit into memory.
@@ -271,7 +286,7 @@ def attend_sessions(
         x_ND = torch.from_numpy(vectors[rows.to_numpy()])
         hidden_N = torch.zeros(len(x_ND), dtype=torch.bool)
         pooled.append(attention(x_ND[None], hidden_N[None])[0].numpy())
-    return pl.Series("trained", pooled, dtype=pl.List(pl.Float32))
+    return pl.Series(TRAINED, pooled, dtype=pl.List(pl.Float32))
 
 
 def _write(
@@ -287,6 +302,9 @@ def _write(
         "session_id", keep="first", maintain_order=True
     )
     failed = failed.filter(~pl.col("session_id").is_in(tokens.session_id.unique().to_list()))
+    sessions = session_means(embedded, vectors)
+    unseen = embedded.unique(maintain_order=True)
+    unseen = unseen.filter(~unseen.is_in(sessions["session_id"].to_list()))
     nothing = np.full((failed.height, vectors.shape[1]), np.nan, np.float32)
     write_embeddings(
         out / TABLE,
@@ -296,11 +314,12 @@ def _write(
         vectors=np.concatenate([vectors, nothing]),
         hashes=stage.inputs,
     )
-    sessions = session_means(embedded, vectors)
     if aggregator is not None:
         sessions = sessions.with_columns(attend_sessions(aggregator, embedded, vectors))
     with atomic(out / SESSIONS) as temporary:
         sessions.write_parquet(temporary)
     with atomic(out / FAILURES) as temporary:
-        failed.select("session_id", "error").write_parquet(temporary)
+        told = failed.select("session_id", "error")
+        nothing_shown = pl.DataFrame({"session_id": unseen}).with_columns(error=pl.lit(_UNSEEN))
+        pl.concat([told, nothing_shown], how="vertical_relaxed").write_parquet(temporary)
     stage.finish([TABLE, SESSIONS, FAILURES])

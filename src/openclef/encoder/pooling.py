@@ -6,7 +6,7 @@ Axis letters: B batch, L token, K kept token, N what is pooled, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from openclef.encoder.attention_pool import Over, WindowPooling
 from openclef.encoder.masking import keep, subsample
 from openclef.encoder.rows import of_own_row, row_means
 from openclef.encoder.transformer import MaskedTransformer
-from openclef.errors import OpenclefError
+from openclef.errors import OpenclefError, choose
 
 Pooling = Literal["mean", "rows", "moments", "class"]
 
@@ -97,6 +97,7 @@ def pool_encoded(
     visible. grid: regions, rows, columns. Returns `[B, D]`, of "rows" `[B, rows * D]`, of
     "moments" twice that.
     """
+    choose(how, get_args(Pooling), "pooling")  # "attention" is a trained pool's, not this
     if how == "class":
         return encoded_BND[:, 0]
     n_regions, n_rows, n_columns = grid

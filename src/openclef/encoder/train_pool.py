@@ -300,8 +300,9 @@ def _sessions_reader(rows: Rows, vectors: FloatArray) -> Reader:
         x = torch.zeros(len(sets), width, vectors.shape[1])
         hidden = torch.ones(len(sets), width, dtype=torch.bool)
         for number, one in enumerate(sets):
-            x[number, : len(one)] = torch.from_numpy(vectors[[place[int(row)] for row in one]])
-            hidden[number, : len(one)] = False
+            known = torch.from_numpy(vectors[[place[int(row)] for row in one]])
+            x[number, : len(one)] = known.nan_to_num()  # a window that shows nothing
+            hidden[number, : len(one)] = known.isnan().any(1)
         return x, hidden
 
     return read

@@ -196,7 +196,7 @@ def ablate_encoders(
     )  # fmt: skip
     probing = Probing(cohort, out / "probed", config)
     stages = {
-        (name, seed): _seeded(for_tokens(get_encoder(name), tokens), seed)
+        (name, seed): _seeded(for_tokens(get_encoder(name), tokens, features), seed)
         for name in names
         for seed in seeds
     }

@@ -16,6 +16,7 @@ from openclef.encoder.transformer import EncoderConfig
 from openclef.errors import choose
 from openclef.recipes import tiny
 from openclef.recipes.recipe import changed
+from openclef.tokenizer.features import FeatureTable
 from openclef.tokenizer.token_table import TokenTable
 from openclef.training.loop import TrainConfig
 from openclef.training.optim import OptimConfig
@@ -178,7 +179,18 @@ def get_encoder(name: str) -> EncoderStage:
     return ENCODERS[choose(name, ENCODERS, "encoder")]()
 
 
-def for_tokens(config: EncoderStage, tokens: TokenTable) -> EncoderStage:
-    """The same encoder for tokens on another grid, or of another codebook."""
-    shape = changed(config.model, grid=tokens.grid, n_codes=tokens.n_codes)
-    return changed(config, model=shape)
+def for_tokens(
+    config: EncoderStage, tokens: TokenTable, features: FeatureTable | None = None
+) -> EncoderStage:
+    """The same encoder for tokens on another grid, of another codebook, or of other features.
+
+    Raises ArtefactError if codes are to start as vectors and the tokens have none.
+    """
+    shape: dict[str, Any] = {"grid": tokens.grid, "n_codes": tokens.n_codes}
+    if features is not None and config.needs_features:
+        shape["latent_dim"], shape["patch_dim"] = (
+            array.shape[-1] for array in (features.latents, features.patches)
+        )
+    elif config.model.codes == "vectors":
+        shape["latent_dim"] = tokens.code_vectors().shape[1]
+    return changed(config, model=changed(config.model, **shape))

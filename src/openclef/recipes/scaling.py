@@ -34,7 +34,7 @@ from openclef.cohort.store import Cohort
 from openclef.encoder.embed import embed_tokens
 from openclef.encoder.objective import MaskedReconstruction
 from openclef.encoder.pooling import Pooling
-from openclef.encoder.train import EncoderStage, train_encoder, train_windows
+from openclef.encoder.train import EncoderStage, check_fit, train_encoder, train_windows
 from openclef.errors import OpenclefError
 from openclef.recipes.encoder_ablation import held_out_cross_entropy
 from openclef.recipes.encoders import WIDTHS, for_tokens, get_encoder
@@ -315,6 +315,7 @@ def _stage(name: str, tokens: TokenTable, n_steps: int | None) -> EncoderStage:
             f"encoder {name} reads or predicts more than codes; a scaling study is of encoders "
             f"of codes alone, such as {', '.join(WIDTHS)}"
         )
+    check_fit(tokens, None, stage)
     if n_steps is None:
         return stage
     every = min(stage.train.validate_every, -(-n_steps // _VALIDATIONS))
