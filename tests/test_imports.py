@@ -25,6 +25,7 @@ ALLOWED = {
     "encoder": BASE | {"training", "cohort", "tokenizer"},
     "alignment": BASE | {"clinical", "training", "cohort", "tokenizer", "encoder"},
     "model": BASE | {"signal", "training", "cohort", "tokenizer", "encoder"},
+    "embed_model": BASE | {"training", "cohort", "tokenizer", "encoder", "model"},
     "window_model": BASE | {"signal", "training", "tokenizer", "encoder", "model"},
     "sklearn": BASE | {"model", "window_model"},
     "benchmark": BASE | {"clinical", "signal", "cohort", "training", "tokenizer", "model"},

@@ -8,8 +8,9 @@ import pytest
 
 import openclef
 from openclef.cohort.store import Cohort
+from openclef.embed_model import embed_cohort, embed_file
 from openclef.errors import ArtefactError
-from openclef.model import CLEF, embed_cohort, embed_file, pack
+from openclef.model import CLEF, pack
 from openclef.types import Recording
 
 

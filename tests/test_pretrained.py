@@ -1,5 +1,6 @@
 """Saving and loading a model, from a folder and from a hub."""
 
+import re
 import sys
 from types import SimpleNamespace
 
@@ -80,6 +81,18 @@ def test_every_tensor_of_every_part_is_needed(folder, part):
     with pytest.raises(ArtefactError, match=f"missing: {', '.join(sorted(dropped))}$"):
         CLEF.from_pretrained(folder)
     assert dropped
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "encoder", "whitener"])
+def test_weights_changed_behind_the_manifest_are_refused(folder, part):
+    def change(tensors):
+        name = next(name for name in tensors if name.startswith(f"{part}."))
+        tensors[name] += 1
+
+    edited(folder, change)
+    told = f"^{re.escape(str(folder / WEIGHTS))}: not the weights that manifest.json beside it"
+    with pytest.raises(ArtefactError, match=told):
+        CLEF.from_pretrained(folder)
 
 
 def test_a_name_that_is_no_folder_is_fetched_from_the_hub_at_its_revision(folder, monkeypatch):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from openclef.errors import OpenclefError, RecordingError
+from openclef.signal import UNITS
 from openclef.types import CHANNELS
 from openclef.window_model import ClefWindowModel
 from tiny_clef import SFREQ_HZ, make_clef, noise_uv, recording_of
@@ -100,6 +101,7 @@ def test_a_head_is_replaced():
     assert model.n_outputs == 5
     with pytest.raises(OpenclefError, match="n_outputs 0: at least 1"):
         model.reset_head(0)
+    assert model.n_outputs == 5
 
 
 def test_a_window_model_is_made_from_a_folder(tmp_path):
@@ -113,23 +115,57 @@ def test_a_window_model_is_made_from_a_folder(tmp_path):
     torch.testing.assert_close(features(model, signal_uv), direct)
 
 
-def test_volts_are_refused_unless_said():
-    clef, signal_uv = make_clef(), noise_uv(1, 2, 1000)
+@pytest.mark.parametrize("unit", ["V", "mV", "nV"])
+def test_another_unit_is_refused_unless_said(unit):
+    clef, signal_uv = make_clef(), noise_uv(3, 2, 1000)
     names = ("O1", "O2")
-    volts = torch.from_numpy(signal_uv * np.float32(1e-6))
-    with pytest.raises(RecordingError, match=r"x: typical amplitude .* if the numbers were V"):
-        windows_of(clef, names=names, n_times=1000)(volts)
-    said = windows_of(clef, names=names, n_times=1000, unit="V").eval()
-    assumed = windows_of(clef, names=names, n_times=1000).eval()
-    with torch.no_grad():
-        found = said(volts, return_features=True)["features"]
-        expected = assumed(torch.from_numpy(signal_uv), return_features=True)["features"]
+    given = torch.from_numpy(signal_uv / np.float32(UNITS[unit]))
+    told = rf"x: typical amplitude .* uV if the numbers were {unit}: say .* one of nV, uV, mV, V"
+    for few in (given, given[:1]):
+        with pytest.raises(RecordingError, match=told):
+            windows_of(clef, names=names, n_times=1000)(few)
+    said = windows_of(clef, names=names, n_times=1000, unit=unit)
+    assumed = windows_of(clef, names=names, n_times=1000)
+    found = features(said, given.numpy())["features"]
+    expected = features(assumed, signal_uv)["features"]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_a_unit_is_believed_unless_it_cannot_be():
+    signal_uv = torch.from_numpy(noise_uv(2, 2, 400))
+    model = windows_of(make_clef(), names=("O1", "O2"), n_times=400, unit="V")
+    with pytest.raises(RecordingError, match=r"\(unit V\) .* if the numbers were uV: say"):
+        model(signal_uv)
+
+
+@pytest.mark.parametrize("factor", [0.01, 0.05, 1, 60, 250])
+def test_quiet_windows_and_artefacts_have_scores_whoever_shares_their_batch(factor):
+    """From 0.2 uV, of suppressed EEG, to the 5 mV of an artefact."""
+    model = windows_of(make_clef(), names=("O1", "O2"), n_times=400).eval()
+    signal_uv = noise_uv(4, 2, 400)
+    signal_uv[:2] *= factor
+    with torch.no_grad():
+        alone = model(torch.from_numpy(signal_uv[:2]))
+        shared = model(torch.from_numpy(signal_uv))
+    torch.testing.assert_close(alone, shared[:2])
+
+
+@pytest.mark.parametrize("broken", [3.0, 1e-12, 1e-4, 1e5], ids=str)
+def test_one_broken_channel_refuses_nothing(broken):
+    """It is flat (a constant, or what filters leave of it), nearly so, or out of range."""
+    signal_uv = noise_uv(1, 2, 400)
+    noise = noise_uv(1, 400, seed=1)
+    signal_uv[:, 0] = broken if broken == 3.0 else broken * noise
+    model = windows_of(make_clef(), names=("O1", "O2"), n_times=400)
+    assert model(torch.from_numpy(signal_uv)).isfinite().all()
+
+
 def test_silence_has_scores_too():
-    """Some tools ask for the shape of the output with zeros."""
-    assert windows_of(make_clef(), names=("O1",))(torch.zeros(1, 1, 3000)).isfinite().all()
+    """Some tools ask for the shape of the output with zeros; headboxes are off for minutes."""
+    model = windows_of(make_clef(), names=("O1",))
+    for silence in (torch.zeros(1, 1, 3000), torch.full((1, 1, 3000), 7.0)):
+        assert model(silence).isfinite().all()
+    assert model(1e-9 * torch.from_numpy(noise_uv(1, 1, 3000))).isfinite().all()
 
 
 @pytest.mark.parametrize(

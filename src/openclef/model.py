@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +14,6 @@ from torch import nn
 
 from openclef import artefact
 from openclef.artefact import Artefact, atomic
-from openclef.cohort.embeddings import TABLE, begin_embeddings, write_embeddings
-from openclef.cohort.store import Cohort
-from openclef.encoder.embed import PARTS, in_parts
 from openclef.encoder.load import encoder_artefact, load_encoder
 from openclef.encoder.pooling import Pooling, check_layer, encode_and_pool, n_vectors
 from openclef.encoder.transformer import EncoderConfig, MaskedTransformer
@@ -30,17 +26,19 @@ from openclef.signal import (
     window_bounds_s,
     window_spectrogram,
 )
+from openclef.signal.gaps import recorded_stretches
 from openclef.tokenizer.features import WHITENER, features_of
-from openclef.tokenizer.tokens import tokenize_window
-from openclef.tokenizer.train import TokenizerStage, load_tokenizer, stack
+from openclef.tokenizer.tokens import tokenize_batch, tokenize_window
+from openclef.tokenizer.train import TokenizerStage, check_finite, load_tokenizer, stack
 from openclef.tokenizer.vqgan import TokenizerConfig, Vqgan
 from openclef.tokenizer.whitener import Whitener, load_whitener
 from openclef.training import checkpoint
-from openclef.types import Embedding, FloatArray, Recording, Spectrogram, Tokens
+from openclef.types import BoolArray, Embedding, FloatArray, Recording, Spectrogram, Tokens
 
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
 _FILES = ("config.json", "manifest.json", WEIGHTS, CARD)
+_UNSEEN = "no token is visible"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -88,9 +86,16 @@ class CLEF:
         self.hash = model_hash
         self.inputs = inputs
 
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """Its modules by the prefix of their tensors."""
+        return _parts(self.tokenizer, self.encoder, self.whitener)
+
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, *, revision: str | None = None) -> CLEF:
         """Load a model that `openclef pack` or `save_pretrained` wrote; every tensor must match.
+
+        The weights are hashed, so that what is embedded tells truly what it comes from.
 
         Parameters
         ----------
@@ -103,7 +108,8 @@ class CLEF:
         Raises
         ------
         ArtefactError
-            Not a complete model, or tensors that do not match, which are named.
+            Not a complete model, tensors that do not match, which are named, or weights that
+            were changed since `manifest.json` was written.
         OpenclefError
             The hub is needed and `huggingface_hub` is not installed, or it cannot give the model.
         """
@@ -119,6 +125,7 @@ class CLEF:
         weights, _ = checkpoint.load_tensors(folder / WEIGHTS)
         parts = _parts(tokenizer, encoder, whitener)
         _check_tensors(weights, _tensors(parts), source=str(folder / WEIGHTS))
+        _check_unchanged(source)
         for prefix, module in parts.items():
             module.load_state_dict(checkpoint.take_prefix(weights, prefix))
         return cls(
@@ -145,29 +152,35 @@ class CLEF:
     def embed(self, recording: Recording | str | Path, *, unit: str | None = None) -> Embedding:
         """Embed one recording, as read (it is filtered here): a `Recording` or a file's path.
 
-        A long one is cut into windows of 1,280 s; its vector is the mean over them. unit: of a
-        file's numbers ("uV", ..), whatever the file says. A sidecar's bad channels and units are
-        not looked at (a cohort's are). Raises RecordingError as the readers do, OpenclefError if
+        A long one is cut into windows of 1,280 s; its vector is the mean over them. A window
+        without a visible token is NaN in `windows` and left out of the mean. unit: of a file's
+        numbers ("uV", ..), whatever the file says. A sidecar's bad channels and units are not
+        looked at (a cohort's are). Raises RecordingError as the readers do, OpenclefError if
         nothing of it is visible.
         """
         if isinstance(recording, Recording):
             windows: Iterable[Recording] = [w for w in _cut(recording) if implausible(w) is None]
         else:
             windows = open_recording(Path(recording), unit=unit).iter_windows()
-        starts, vectors, n_visible = [], [], 0
+        starts, vectors, visible = [], [], []
         line_hz = None
         for window in windows:
             spectrogram = window_spectrogram(window, line_hz=line_hz)
             line_hz = line_hz or detect_line_hz(window)  # the first window's, as in a cohort
             starts.append(window.start_s)
             hour = hour_of_day(window.start_time, window.start_s)
-            vectors.append(self.embed_spectrogram(spectrogram, hour=hour))
-            n_visible += int((~spectrogram.time_mask).sum())
-        if not n_visible:  # no window, or none with a frame to show
-            raise OpenclefError("nothing is visible in this recording: every frame is hidden")
+            vector, is_visible = self.embed_batch([spectrogram], [hour])
+            vectors.append(vector[0])
+            visible.append(bool(is_visible[0]))
+        if not any(visible):
+            raise OpenclefError(
+                "nothing is visible in this recording: every token is hidden (one spans "
+                f"{self.config.tokenizer.frames_per_token} s, of which half must be recorded and "
+                "2 s away from gaps and the end)"
+            )
         stacked = np.stack(vectors)
         return Embedding(
-            vector=stacked.mean(axis=0),
+            vector=stacked[visible].mean(axis=0),
             windows=stacked,
             window_starts_s=np.array(starts, dtype=np.float32),
             model_hash=self.hash,
@@ -177,29 +190,43 @@ class CLEF:
         """Tokens of one window of full length; their `tokenizer_hash` is the model's."""
         return tokenize_window(self.tokenizer, spectrogram, tokenizer_hash=self.hash)
 
-    @torch.no_grad()
     def embed_spectrogram(
         self, spectrogram: Spectrogram, *, hour: float = float("nan")
     ) -> FloatArray:
-        """Vector `[D]` of one window of full length.
+        """Vector `[D]` of one window of full length, NaN if no token of it is visible.
 
-        hour: of the day at its start, NaN if unknown; read by an encoder with a clock only.
+        hour: of the day at its start, NaN if unknown; read by an encoder with a clock only. Raises
+        OpenclefError if a visible value is not finite.
         """
-        tokens = self.tokenize(spectrogram)
-        batch = stack([spectrogram])
-        companions = {"channel_mask": batch["channel_mask"], "hour": torch.tensor([hour])}
+        vectors, _ = self.embed_batch([spectrogram], [hour])
+        vector: FloatArray = vectors[0]
+        return vector
+
+    @torch.no_grad()
+    def embed_batch(
+        self, spectrograms: Sequence[Spectrogram], hours: Sequence[float]
+    ) -> tuple[FloatArray, BoolArray]:
+        """Vectors `[B, D]` as of `embed_spectrogram`, and which windows show a token, `[B]`."""
+        for spectrogram in spectrograms:
+            check_finite(spectrogram)
+        batch = stack(list(spectrograms))
+        ids_BRFTQ, hidden_BRT = tokenize_batch(self.tokenizer, batch)
+        hidden_BL = hidden_BRT[:, :, None, :].expand(ids_BRFTQ.shape[:-1]).flatten(1)
+        companions = {"channel_mask": batch["channel_mask"], "hour": torch.tensor(hours)}
         if self.whitener is not None:
             companions |= features_of(self.tokenizer, self.whitener, batch)
+        device = next(self.encoder.parameters()).device
         pooled = encode_and_pool(
             self.encoder,
-            torch.from_numpy(tokens.ids.astype(np.int64)).flatten()[None],
-            torch.from_numpy(tokens.mask).flatten()[None],
+            ids_BRFTQ.flatten(1).to(device),
+            hidden_BL.to(device),
             how=self.config.pooling,
             layer=self.config.layer,
-            companions=companions,
-        )
-        vector: FloatArray = pooled[0].numpy()
-        return vector
+            companions={name: value.to(device) for name, value in companions.items()},
+        ).cpu()
+        is_unseen = hidden_BL.all(1)
+        pooled[is_unseen] = torch.nan
+        return pooled.numpy(), (~is_unseen).numpy()
 
     @torch.no_grad()
     def reconstruct(self, tokens: Tokens) -> FloatArray:
@@ -212,8 +239,16 @@ class CLEF:
 
 
 def _cut(recording: Recording) -> Iterator[Recording]:
-    """Windows of 1,280 s of a recording in memory, by the rule of `window_bounds_s`."""
-    for start_s, stop_s in window_bounds_s(recording.duration_s):
+    """Windows of 1,280 s of a recording in memory: those in which its file would be read."""
+    stretches = recorded_stretches(
+        recording.gaps, sfreq_hz=recording.sfreq_hz, n_times=recording.signal_uv.shape[1]
+    )
+    segments = [
+        (first / recording.sfreq_hz, stop / recording.sfreq_hz) for first, stop in stretches
+    ]
+    if not segments:
+        return
+    for start_s, stop_s in window_bounds_s(recording.duration_s, segments=segments):
         first, last = (round(t * recording.sfreq_hz) for t in (start_s, stop_s))
         gaps = tuple(
             (max(a, start_s) - start_s, min(b, stop_s) - start_s)
@@ -224,54 +259,6 @@ def _cut(recording: Recording) -> Iterator[Recording]:
         yield replace(
             recording, signal_uv=signal_uv, gaps=gaps, start_s=recording.start_s + start_s
         )
-
-
-def embed_file(model: CLEF, path: Path, out: Path, *, unit: str | None = None) -> Embedding:
-    """Embed one recording into the Parquet file `out`, one row a window; the file's name stays out.
-
-    Raises RecordingError as the readers do; `out` is then not written.
-    """
-    embedding = model.embed(path, unit=unit)
-    n_windows = len(embedding.windows)
-    write_embeddings(
-        out,
-        session_id=["S000001"] * n_windows,
-        window=np.arange(n_windows),
-        start_s=embedding.window_starts_s.astype(np.float64),
-        vectors=embedding.windows,
-        hashes={"model": embedding.model_hash},
-    )
-    return embedding
-
-
-def embed_cohort(model: CLEF, cohort: Cohort, out: Path, *, name: str = "clef") -> Artefact:
-    """Stage: model + cohort -> `embeddings/`, every window of every split.
-
-    An interrupted run goes on where it was.
-    """
-    stage = begin_embeddings(out, model=name, inputs={"cohort": cohort.hash, "model": model.hash})
-    if stage.is_complete:
-        return stage
-    started = dict(cohort.sessions.select("session_id", "start_time").iter_rows())
-    windows = cohort.windows.select("row", "session_id", "start_s")
-
-    def embed(part: slice) -> Iterator[FloatArray]:
-        for row, session, start_s in windows[part].iter_rows():
-            hour = hour_of_day(started[session], start_s)
-            yield model.embed_spectrogram(cohort.spectrogram(row), hour=hour)[None]
-
-    vectors = in_parts(out / PARTS, windows.height, embed, label=f"embedding, {name}")
-    write_embeddings(
-        out / TABLE,
-        session_id=cohort.windows["session_id"].to_list(),
-        window=cohort.windows["window"].to_numpy(),
-        start_s=cohort.windows["start_s"].to_numpy(),
-        vectors=vectors,
-        hashes=stage.inputs,
-    )
-    stage.finish([TABLE])
-    shutil.rmtree(out / PARTS, ignore_errors=True)
-    return stage
 
 
 def pack(
@@ -356,6 +343,16 @@ def _check_tensors(
         told = "; ".join(f"{how}: {', '.join(sorted(s))}" for how, s in wrong.items() if s)
         raise ArtefactError(
             f"{source}: tensors do not match the model's {len(own)}; nothing was loaded; {told}"
+        )
+
+
+def _check_unchanged(source: Artefact) -> None:
+    """Raise ArtefactError if the weights are not those that the model's hash is about."""
+    path = source.folder / WEIGHTS
+    if artefact.hash_file(path) != source.manifest()["outputs"].get(WEIGHTS):
+        raise ArtefactError(
+            f"{path}: not the weights that manifest.json beside it tells of: changed or damaged "
+            "since; copy the whole folder again, or write changed weights with save_pretrained"
         )
 
 

@@ -22,9 +22,9 @@ from openclef.encoder.masking import keep
 from openclef.encoder.pooling import pool_encoded
 from openclef.errors import OpenclefError, RecordingError
 from openclef.model import CLEF
-from openclef.signal import implausible, match_channels, window_spectrogram
+from openclef.signal import UNITS, match_channels, typical_amplitude_uv, window_spectrogram
 from openclef.signal.filters import MIN_SFREQ_HZ
-from openclef.signal.units import UNITS, checked_unit
+from openclef.signal.units import ASSUMED_UV, checked_unit
 from openclef.tokenizer.features import features_of
 from openclef.tokenizer.tokens import tokenize_batch
 from openclef.tokenizer.train import stack
@@ -32,6 +32,16 @@ from openclef.training.batches import Batch
 from openclef.types import CHANNELS, MIN_RECORDING_S, WINDOW_S, FloatArray, Recording
 
 MIN_WINDOW_S = 1.0  # a frame's step
+# SD within seconds that a window of seconds may have. It is not a recording: a quiet one has 1 uV,
+# and an artefact fills an amplifier's range. Below 0.1 uV is less than the noise of amplifiers and
+# electrodes, and EEG in V or mV taken for uV; above 10 mV, more than clinical amplifiers pass, and
+# EEG in nV taken for uV.
+POSSIBLE_UV = (0.1, 10_000.0)
+# A wrong unit puts every signal out of that range, so nearly every one must be out of it: a few
+# broken channels or windows refuse nothing, whoever shares their batch.
+_SHARE_OUT = 0.9
+# Less is what filters leave of a flat line: EEG in V taken for uV has more.
+_FLAT_UV = POSSIBLE_UV[0] / UNITS["V"]
 # Of the encoder, what only reconstruction needs.
 _UNREAD = ("to_decoder", "decoder", "head", "code_bias", "code_space")
 
@@ -47,25 +57,34 @@ class ClefWindowModel(nn.Module):
 
     Parameters
     ----------
-    model : CLEF
+    model : CLEF, str or Path
+        A model, or its folder or hub id, see `CLEF.from_pretrained`.
     n_outputs : int
         Width of `final_layer`.
-    n_chans : int, optional
-        By default as many as `chs_info` has.
-    n_times : int
-        Samples of a window, 1 to 1,280 s.
     sfreq : float
         Of the signals given, in Hz, at least 64.
     chs_info : sequence of mapping
         `info["chs"]` of MNE: of each channel, in the order of the signals, its `ch_name`, as
         hospitals write it. Channels that are not of the 19 are not read (`montage.dropped` says
         why), those of the 19 that are missing are hidden.
+    n_chans : int, optional
+        By default as many as `chs_info` has.
+    n_times : int, optional
+        Samples of a window, 1 to 1,280 s.
+    input_window_seconds : float, optional
+        The same in seconds: one of the two is needed.
     unit : str, optional
-        Of the signals: "uV", "V", ... By default microvolts, and only what can be nothing else.
+        Of the signals: "uV", "V", ... By default microvolts.
+    revision : str, optional
+        Of a model on the hub.
 
     Attributes
     ----------
-    final_layer : nn.Linear
+    final_layer : nn.Module
+        Reads the features `[B, n_features]`. Any module may be put in its place.
+    n_outputs : int
+        As given, or as `reset_head` was told; a module put in place of `final_layer` may differ.
+    n_features : int
     montage : Montage
         What was made of the channel names.
 
@@ -75,33 +94,41 @@ class ClefWindowModel(nn.Module):
         None of the channels is one of the 19.
     OpenclefError
         Any other argument that cannot be used.
+    ArtefactError
+        No complete model where `model` says, see `CLEF.from_pretrained`.
     """
 
     def __init__(
         self,
-        model: CLEF,
+        model: CLEF | str | Path,
         *,
         n_outputs: int,
-        n_times: int,
         sfreq: float,
         chs_info: Sequence[Mapping[str, Any]],
         n_chans: int | None = None,
+        n_times: int | None = None,
+        input_window_seconds: float | None = None,
         unit: str | None = None,
+        revision: str | None = None,
     ) -> None:
         super().__init__()
         names = _channel_names(chs_info, n_chans)
-        _check_window(n_times, sfreq)
-        self.n_chans, self.n_times, self.sfreq = len(names), n_times, float(sfreq)
+        self.n_chans, self.sfreq = len(names), float(sfreq)
+        self.n_times = _samples(n_times, input_window_seconds, sfreq)
+        self.input_window_seconds = self.n_times / self.sfreq
         self.chs_info, self.unit = chs_info, checked_unit(unit)
+        self.n_outputs = _checked_n_outputs(n_outputs)
         self.montage = match_channels(names)
         if not self.montage.names:
             raise RecordingError(self.montage.explain_empty())
+        model = _loaded(model, revision)
+        self.n_features = model.config.n_features
         self.pooling, self.layer = model.config.pooling, model.config.layer
         self.tokenizer = copy.deepcopy(model.tokenizer).requires_grad_(False)
         self.whitener = copy.deepcopy(model.whitener)
         self.encoder = copy.deepcopy(model.encoder)
         self._freeze_unread()
-        self.final_layer = nn.Linear(model.config.n_features, _checked_n_outputs(n_outputs))
+        self.final_layer: nn.Module = nn.Linear(self.n_features, self.n_outputs)
         self.train()
 
     @classmethod
@@ -109,20 +136,14 @@ class ClefWindowModel(nn.Module):
         cls, name_or_folder: str | Path, *, revision: str | None = None, **signal: Any
     ) -> ClefWindowModel:
         """Window model of a folder or hub id, see `CLEF.from_pretrained`; `signal` as above."""
-        return cls(CLEF.from_pretrained(name_or_folder, revision=revision), **signal)
-
-    @property
-    def n_outputs(self) -> int:
-        return self.final_layer.out_features
+        return cls(name_or_folder, revision=revision, **signal)
 
     def reset_head(self, n_outputs: int) -> None:
-        """Put a new `final_layer` of that width in place of the old one."""
-        old = self.final_layer
+        """Put a new linear `final_layer` of that width in place of what is there."""
+        self.n_outputs = _checked_n_outputs(n_outputs)
+        like = self.encoder.class_token
         self.final_layer = nn.Linear(
-            old.in_features,
-            _checked_n_outputs(n_outputs),
-            device=old.weight.device,
-            dtype=old.weight.dtype,
+            self.n_features, self.n_outputs, device=like.device, dtype=like.dtype
         )
 
     def train(self, mode: bool = True) -> ClefWindowModel:
@@ -144,14 +165,15 @@ class ClefWindowModel(nn.Module):
         Returns
         -------
         Tensor, shape (B, n_outputs), or dict of Tensor
-            `features`, pooled as the model is, and `cls_token` `[B, D]`.
+            What `final_layer` makes of the features; or `features`, pooled as the model is, and
+            `cls_token` `[B, D]`.
 
         Raises
         ------
         OpenclefError
             Another shape.
         RecordingError
-            Amplitudes that are not those of EEG in this unit, or samples that are not finite.
+            Amplitudes that no EEG has in this unit, or samples that are not finite.
         """
         if x.ndim != 3 or x.shape[1:] != (self.n_chans, self.n_times):
             raise OpenclefError(
@@ -165,7 +187,9 @@ class ClefWindowModel(nn.Module):
         features = pool_encoded(encoded, kept, kept_hidden, grid=grid, how=self.pooling)
         if return_features:
             return {"features": features, "cls_token": encoded[:, 0]}
-        scores: Tensor = self.final_layer(features.to(self.final_layer.weight.dtype))
+        # A head may have no parameters, as `nn.Flatten`.
+        dtype = next((p.dtype for p in self.final_layer.parameters()), features.dtype)
+        scores: Tensor = self.final_layer(features.to(dtype))
         return scores
 
     @property
@@ -200,12 +224,8 @@ class ClefWindowModel(nn.Module):
         found = signal_BCS[:, list(self.montage.picks)]
         if self.montage.mixing is not None:
             found = self.montage.mixing @ found
-        if found.any() and np.isfinite(found).all():
-            # Over the whole batch: a single window may be an artefact, or flat.
-            joined = self._recording(np.concatenate(found, axis=1))
-            problem = implausible(joined, declared=self.unit or "assumed to be uV")
-            if problem:
-                raise RecordingError(f"x: {problem}")
+        if np.isfinite(found).all():
+            _check_amplitude(found, sfreq=self.sfreq, unit=self.unit)
         return found
 
     def _frames(self, signal_BCS: FloatArray) -> Batch:
@@ -254,9 +274,28 @@ def _channel_names(chs_info: Sequence[Mapping[str, Any]], n_chans: int | None) -
     return tuple(str(channel["ch_name"]) for channel in chs_info)
 
 
-def _check_window(n_times: int, sfreq: float) -> None:
+def _loaded(model: CLEF | str | Path, revision: str | None) -> CLEF:
+    if not isinstance(model, CLEF):
+        return CLEF.from_pretrained(model, revision=revision)
+    if revision is not None:
+        raise OpenclefError(f"revision {revision!r} is of a hub id, but a loaded model was given")
+    return model
+
+
+def _samples(n_times: int | None, input_window_seconds: float | None, sfreq: float) -> int:
+    """Samples of a window, from whichever way its length was given."""
     if sfreq < MIN_SFREQ_HZ:
         raise OpenclefError(f"sfreq {sfreq:g} Hz: 0-32 Hz needs at least {MIN_SFREQ_HZ:g} Hz")
+    if input_window_seconds is not None:
+        told = round(input_window_seconds * sfreq)
+        if n_times not in {None, told}:
+            raise OpenclefError(
+                f"n_times {n_times}, but input_window_seconds {input_window_seconds:g} at "
+                f"{sfreq:g} Hz is {told} samples: give one of the two"
+            )
+        n_times = told
+    if n_times is None:
+        raise OpenclefError("a window's length is missing: give n_times or input_window_seconds")
     least, most = math.ceil(MIN_WINDOW_S * sfreq), math.floor(WINDOW_S * sfreq)
     if not least <= n_times <= most:
         raise OpenclefError(
@@ -264,9 +303,36 @@ def _check_window(n_times: int, sfreq: float) -> None:
             f"{MIN_WINDOW_S:g} to {WINDOW_S} s, {least} to {most} samples; nearest "
             f"{min(max(n_times, least), most)}"
         )
+    return n_times
 
 
 def _checked_n_outputs(n_outputs: int) -> int:
     if n_outputs < 1:
         raise OpenclefError(f"n_outputs {n_outputs}: at least 1")
     return n_outputs
+
+
+def _check_amplitude(signal_BCS: FloatArray, *, sfreq: float, unit: str | None) -> None:
+    """Raise RecordingError if these microvolts can be no EEG: their unit is another."""
+    n_times = signal_BCS.shape[-1]
+    amplitude_uv = typical_amplitude_uv(signal_BCS.reshape(-1, n_times), sfreq_hz=sfreq)
+    live_uv = amplitude_uv[amplitude_uv > _FLAT_UV]
+    if not len(live_uv):
+        return
+    low, high = POSSIBLE_UV
+    # Values that occur, not between two of them: these may be orders of magnitude apart.
+    quietest_uv = np.quantile(live_uv, 1 - _SHARE_OUT, method="lower")
+    loudest_uv = np.quantile(live_uv, _SHARE_OUT, method="higher")
+    if loudest_uv >= low and quietest_uv <= high:
+        return
+    typical_uv = float(np.median(live_uv))
+    number = typical_uv / UNITS[unit or "uV"]
+    meant = ""
+    for name, factor in UNITS.items():
+        if ASSUMED_UV[0] <= number * factor <= ASSUMED_UV[1]:
+            meant = f"; it would be {number * factor:.3g} uV if the numbers were {name}"
+    raise RecordingError(
+        f"x: typical amplitude {typical_uv:.3g} uV (unit {unit or 'assumed to be uV'}) is that of "
+        f"no EEG ({low:g} to {high:g} uV){meant}: say what they are (unit=, one of "
+        f"{', '.join(UNITS)})"
+    )

@@ -6,10 +6,11 @@ import pytest
 
 from openclef.alignment.train import align
 from openclef.cohort.store import Cohort
+from openclef.embed_model import embed_cohort
 from openclef.encoder.embed import embed_tokens
 from openclef.encoder.train import train_encoder
 from openclef.errors import OpenclefError
-from openclef.model import CLEF, embed_cohort, pack
+from openclef.model import CLEF, pack
 from openclef.recipes import get_recipe
 from openclef.recipes.encoders import for_tokens
 from openclef.recipes.recipe import changed

@@ -155,30 +155,56 @@ def test_flops_are_those_that_torch_counts(drop_ratio, target_share, codes):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, run_two_processes):
-    """(weights of one process, its metrics, weights of each of two, their metrics)."""
-    out = tmp_path_factory.mktemp("encoders")
-    weights, stage = two_encoders.train(out / "one")
+def one(tmp_path_factory):
+    """(weights, best weights, artefact) of one process."""
+    return two_encoders.train(tmp_path_factory.mktemp("one") / "one")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, run_two_processes):
+    """Folder in which two processes have trained: alike, with shards, and with shards cut short."""
+    out = tmp_path_factory.mktemp("two")
     run_two_processes(Path(two_encoders.__file__), out)
-    two = [checkpoint.load_tensors(out / f"rank{rank}.safetensors")[0] for rank in (0, 1)]
-    return weights, stage.metrics(), two, Artefact(out / "two", "encoder", {}, {}).metrics()
+    return out
 
 
-def test_two_processes_give_the_losses_of_one(runs):
+def kept(two, name):
+    return [checkpoint.load_tensors(two / f"{name}.{rank}.safetensors")[0] for rank in (0, 1)]
+
+
+def assert_same_losses(folder, one):
     rows = [
-        [row for row in metrics if row["split"] in ("train", "tuning")] for metrics in runs[1::2]
+        [row for row in stage.metrics() if row["split"] in ("train", "tuning")]
+        for stage in (one[2], Artefact(folder, "encoder", {}, {}))
     ]
     assert len(rows[0]) == len(rows[1]) == 12
-    for one, two in zip(*rows, strict=True):
+    for own, theirs in zip(*rows, strict=True):
         for name in ("loss", "cross_entropy", "accuracy", "patches"):
-            assert two[name] == pytest.approx(one[name], abs=1e-4), (one["step"], name)
+            assert theirs[name] == pytest.approx(own[name], abs=1e-4), (own["step"], name)
 
 
-def test_two_processes_end_at_the_weights_of_one(runs):
-    weights, _, (first, second), _ = runs
-    for name, value in weights.items():
-        assert torch.equal(first[name], second[name]), name
-        torch.testing.assert_close(first[name], value, rtol=1e-2, atol=1e-3)
+@pytest.mark.parametrize("name", ["two", "shards"])
+def test_two_processes_sharded_or_not_give_the_losses_of_one(one, two, name):
+    assert_same_losses(two / name, one)
+
+
+@pytest.mark.parametrize(("name", "of_one"), [("two", 0), ("shards", 1)])
+def test_two_processes_sharded_or_not_end_at_the_weights_of_one(one, two, name, of_one):
+    first, second = kept(two, name)
+    assert first.keys() == one[of_one].keys()
+    for key, value in one[of_one].items():
+        assert torch.equal(first[key], second[key]), key
+        torch.testing.assert_close(first[key], value, rtol=1e-2, atol=1e-3)
+
+
+def test_shards_of_an_encoder_that_two_saved_load_on_one(one, two):
+    assert [path.name for path in (two / "cut" / "checkpoints").iterdir()] == ["step-000000005"]
+    _, weights, stage = two_encoders.train(two / "cut", config=two_encoders.SHARDED)
+    starts = [(row["n_processes"], row["step"]) for row in stage.metrics() if row["split"] == "run"]
+    assert starts == [(2, 0), (1, 5)]
+    assert_same_losses(two / "cut", one)
+    for key, value in one[1].items():
+        torch.testing.assert_close(weights[key], value, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")

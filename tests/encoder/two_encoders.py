@@ -1,6 +1,8 @@
 """What each process does in test_reconstruction.py: trains a small encoder in a folder."""
 
 import sys
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -8,6 +10,7 @@ import torch
 from openclef import artefact
 from openclef.encoder.objective import EncoderLossConfig, MaskedReconstruction
 from openclef.encoder.transformer import EncoderConfig
+from openclef.recipes.recipe import changed
 from openclef.training import checkpoint, distributed
 from openclef.training.loop import TrainConfig, fit
 from openclef.training.optim import OptimConfig
@@ -17,7 +20,10 @@ MODEL = EncoderConfig(
     dropout=0.0, inputs="codes+patches", patch_dim=4, use_channel_mask=True, use_clock=True,
 )  # fmt: skip
 LOSS = EncoderLossConfig(patch_weight=1.0)
-TRAIN = TrainConfig(n_steps=10, batch_size=4, validate_every=5, optim=OptimConfig(lr=1e-2))
+TRAIN = TrainConfig(
+    n_steps=10, batch_size=4, validate_every=5, checkpoint_every=5, optim=OptimConfig(lr=1e-2)
+)
+SHARDED = changed(TRAIN, sharding="full")
 
 
 def load_batch(indices, _):
@@ -37,21 +43,40 @@ def load_batch(indices, _):
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}
 
 
-def train(folder):
-    """Weights and metrics after 10 steps."""
+class CutShortError(Exception):
+    """A run that ends before its time."""
+
+
+def train(folder, *, config=TRAIN, n_loads=None):
+    """Weights, the best weights and the run's artefact; CutShortError after so many batches."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     objective = MaskedReconstruction(MODEL, LOSS)
     stage = artefact.begin(folder, kind="encoder", config={}, inputs={})
-    fit(
-        objective, n_items=11, load_batch=load_batch, validation=[load_batch(range(3), None)],
-        config=TRAIN, artefact=stage, label="encoder",
+    loads = count()
+
+    def load(indices, rngs):
+        if next(loads) == n_loads:
+            raise CutShortError
+        return load_batch(indices, rngs)
+
+    best = fit(
+        objective, n_items=11, load_batch=load, validation=[load_batch(range(3), None)],
+        config=config, artefact=stage, label="encoder",
     )  # fmt: skip
-    return objective.state_dict(), stage
+    return objective.state_dict(), best, stage
+
+
+def main(out):
+    def keep(name, tensors):
+        checkpoint.save_tensors(out / f"{name}.{distributed.rank()}.safetensors", tensors)
+
+    keep("two", train(out / "two")[0])
+    keep("shards", train(out / "shards", config=SHARDED)[1])
+    with suppress(CutShortError):
+        train(out / "cut", config=SHARDED, n_loads=8)
+    distributed.stop()
 
 
 if __name__ == "__main__":
-    out = Path(sys.argv[1])
-    weights, _ = train(out / "two")
-    checkpoint.save_tensors(out / f"rank{distributed.rank()}.safetensors", weights)
-    distributed.stop()
+    main(Path(sys.argv[1]))

@@ -122,7 +122,8 @@ def _embed_tokens(
 
 
 def _embed_packed(source: Path, model: Path, out: Path, *, unit: str | None) -> None:
-    from openclef.model import CLEF, embed_cohort, embed_file
+    from openclef.embed_model import embed_cohort, embed_file
+    from openclef.model import CLEF
 
     clef = CLEF.from_pretrained(model)
     if source.is_dir():

@@ -206,7 +206,7 @@ def _tokenize_part(
     errors: list[str | None] = [None] * windows.height
 
     def read(batch: range) -> list[Spectrogram | OpenclefError]:
-        return [_read(cohort, windows, i) for i in batch]
+        return [read_window(cohort, windows, i) for i in batch]
 
     starts = range(0, windows.height, BATCH_SIZE)
     batches = [range(start, min(start + BATCH_SIZE, windows.height)) for start in starts]
@@ -235,7 +235,7 @@ def _tokenize_part(
     )
 
 
-def _read(cohort: Cohort, windows: pl.DataFrame, i: int) -> Spectrogram | OpenclefError:
+def read_window(cohort: Cohort, windows: pl.DataFrame, i: int) -> Spectrogram | OpenclefError:
     """A window's spectrogram, or what is wrong with it, told without paths.
 
     Raises SourceError if it is the cohort's disk that fails: then no window is given up.
