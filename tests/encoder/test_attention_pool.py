@@ -480,6 +480,20 @@ def test_pools_are_trained_and_used_from_the_command_line(data, encoder, tmp_pat
     assert "trained" in pl.read_parquet(out / "sessions.parquet").columns
 
 
+def test_fields_of_an_encoder_are_set_from_the_command_line(data, tmp_path):
+    cohort, tokens = data.cohort.folder, data.tokens.artefact.folder
+    command = ("train", "encoder", cohort, tokens)
+    given = ("--recipe", "tiny", "--seed", 3, "--set", "train.n_steps=2")
+    done = run(*command, tmp_path / "e", *given, "--set", "train.accumulate=2")
+    assert done.exit_code == 0, done.exception
+    train = artefact.load(tmp_path / "e", kind="encoder").config["train"]
+    assert (train["seed"], train["n_steps"], train["accumulate"]) == (3, 2, 2)
+    error = run(*command, tmp_path / "f", *given, "--set", "train.acumulate=2").exception
+    assert isinstance(error, OpenclefError)
+    assert "did you mean 'accumulate'" in str(error)
+    assert not (tmp_path / "f").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
