@@ -1,3 +1,5 @@
+import time
+
 import pytest
 import torch
 import toys
@@ -19,6 +21,19 @@ def test_speed_is_told_in_every_row_of_training(tmp_path, monkeypatch):
         assert row["peak_share"] == pytest.approx(1e4 * row["items_per_s"] / 1e9, rel=1e-5)
     seconds = sum(8 / row["items_per_s"] for row in rows)
     assert 0 < seconds <= rows[-1]["seconds"] + 0.01
+
+
+def test_the_wait_for_a_batch_is_told(tmp_path):
+    """The first batch is waited for whatever else a machine does."""
+
+    def slow(indices, rngs):
+        time.sleep(0.2)
+        return toys.load_batch(indices, rngs)
+
+    stage, _ = toys.run(tmp_path / "a", config=toys.SHORT, load=slow)
+    rows = [row for row in stage.metrics() if row["split"] == "train"]
+    assert rows[0]["wait_s"] >= 0.2
+    assert all(0 <= row["wait_s"] <= 8 / row["items_per_s"] + 1e-3 for row in rows)
 
 
 def test_an_objective_that_tells_nothing_has_items_only(tmp_path, monkeypatch):

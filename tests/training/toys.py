@@ -206,7 +206,7 @@ def line_of_shards(config=SHARDED):
     }
 
 
-_OF_THE_CLOCK = {"seconds", "items_per_s", "tokens_per_s", "peak_share"}
+_OF_THE_CLOCK = {"seconds", "wait_s", "items_per_s", "tokens_per_s", "peak_share"}
 
 
 def rows(stage, *splits):

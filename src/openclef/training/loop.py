@@ -133,14 +133,14 @@ def fit(
         while not is_done:
             started = time.monotonic()
             rate = learning_rate(progress.step, n_steps=config.n_steps, config=config.optim)
-            taken = train_step(
-                state, next(loaded), rate, config, must_stop=request.number is not None
-            )
+            batch = next(loaded)
+            wait_s = time.monotonic() - started
+            taken = train_step(state, batch, rate, config, must_stop=request.number is not None)
             progress.seconds = time.monotonic() - began
             if taken.fault is None:
                 metrics.log(
                     step=progress.step, split="train", seconds=progress.seconds, lr=rate,
-                    **taken.values, **speed.of(time.monotonic() - started),
+                    wait_s=wait_s, **taken.values, **speed.of(time.monotonic() - started),
                 )  # fmt: skip
             else:
                 metrics.log(
