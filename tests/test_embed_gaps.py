@@ -6,7 +6,7 @@ import pytest
 
 import openclef
 from openclef.embed_model import embed_file
-from openclef.errors import OpenclefError
+from openclef.errors import OpenclefError, RecordingError
 from openclef.model import CLEF
 from openclef.types import Recording, Spectrogram
 from tiny_clef import SFREQ_HZ, make_clef, noise_uv, recording_of
@@ -99,4 +99,12 @@ def test_a_recording_in_which_nothing_is_visible_is_refused(clef, gaps):
     signal_uv = noise_uv(2, 3000)
     recording = Recording(signal_uv, SFREQ_HZ, NAMES, np.zeros(2, bool), gaps=gaps)
     with pytest.raises(OpenclefError, match="nothing is visible in this recording: every token"):
+        clef.embed(recording)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_of_a_recording_in_another_unit_the_amplitude_is_told(clef, factor):
+    signal_uv = (noise_uv(2, 3000) * factor).astype(np.float32)
+    recording = Recording(signal_uv, SFREQ_HZ, NAMES, np.zeros(2, bool))
+    with pytest.raises(RecordingError, match="amplitude"):
         clef.embed(recording)

@@ -90,8 +90,15 @@ def test_weights_changed_behind_the_manifest_are_refused(folder, part):
         tensors[name] += 1
 
     edited(folder, change)
-    told = f"^{re.escape(str(folder / WEIGHTS))}: not the weights that manifest.json beside it"
+    told = f"^{re.escape(str(folder / WEIGHTS))}: not what manifest.json beside it"
     with pytest.raises(ArtefactError, match=told):
+        CLEF.from_pretrained(folder)
+
+
+def test_a_configuration_changed_behind_the_manifest_is_refused(folder):
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"layer": -1', '"layer": 0'))
+    with pytest.raises(ArtefactError, match=r"config\.json: not what manifest\.json beside it"):
         CLEF.from_pretrained(folder)
 
 

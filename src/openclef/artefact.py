@@ -138,6 +138,23 @@ class Artefact:
             },
         )
 
+    def check_unchanged(self) -> None:
+        """Raise ArtefactError if data, configuration or inputs are not those of the hash."""
+        manifest = self.manifest()
+        told: dict[str, str] = manifest["outputs"]
+        files = {name: hash_file(self.folder / name) for name in told}
+        changed = [name for name, value in files.items() if value != told[name]]
+        identity = {
+            "kind": self.kind, "config": self.config, "inputs": dict(self.inputs), "outputs": told,
+        }  # fmt: skip
+        if not changed and hash_json(identity) != manifest["hash"]:
+            changed = ["config.json"]
+        if changed:
+            raise ArtefactError(
+                f"{self.folder / changed[0]}: not what manifest.json beside it tells of: changed "
+                "or damaged since; copy the whole folder again, or make what is new anew"
+            )
+
 
 def has_content(folder: Path) -> bool:
     """Whether a folder holds anything but what a killed `atomic` left behind."""

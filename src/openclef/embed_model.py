@@ -79,6 +79,8 @@ def embed_cohort(model: CLEF, cohort: Cohort, out: Path, *, name: str = "clef") 
         If no window has a vector; SourceError if the cohort cannot be read just now.
     """
     stage = begin_embeddings(out, model=name, inputs={"cohort": cohort.hash, "model": model.hash})
+    if not cohort.windows.height:
+        raise OpenclefError(f"{cohort.folder}: no windows to embed")
     parts = out / PARTS
     if not stage.is_complete:
         with _on_best_device(model):

@@ -18,7 +18,7 @@ from openclef.encoder.load import encoder_artefact, load_encoder
 from openclef.encoder.pooling import Pooling, check_layer, encode_and_pool, n_vectors
 from openclef.encoder.transformer import EncoderConfig, MaskedTransformer
 from openclef.encoder.windows import hour_of_day
-from openclef.errors import ArtefactError, OpenclefError
+from openclef.errors import ArtefactError, OpenclefError, RecordingError
 from openclef.signal import (
     detect_line_hz,
     implausible,
@@ -38,7 +38,6 @@ from openclef.types import BoolArray, Embedding, FloatArray, Recording, Spectrog
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
 _FILES = ("config.json", "manifest.json", WEIGHTS, CARD)
-_UNSEEN = "no token is visible"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -108,8 +107,8 @@ class CLEF:
         Raises
         ------
         ArtefactError
-            Not a complete model, tensors that do not match, which are named, or weights that
-            were changed since `manifest.json` was written.
+            Not a complete model, tensors that do not match, which are named, or weights or a
+            configuration that were changed since `manifest.json` was written.
         OpenclefError
             The hub is needed and `huggingface_hub` is not installed, or it cannot give the model.
         """
@@ -125,7 +124,7 @@ class CLEF:
         weights, _ = checkpoint.load_tensors(folder / WEIGHTS)
         parts = _parts(tokenizer, encoder, whitener)
         _check_tensors(weights, _tensors(parts), source=str(folder / WEIGHTS))
-        _check_unchanged(source)
+        source.check_unchanged()
         for prefix, module in parts.items():
             module.load_state_dict(checkpoint.take_prefix(weights, prefix))
         return cls(
@@ -155,11 +154,17 @@ class CLEF:
         A long one is cut into windows of 1,280 s; its vector is the mean over them. A window
         without a visible token is NaN in `windows` and left out of the mean. unit: of a file's
         numbers ("uV", ..), whatever the file says. A sidecar's bad channels and units are not
-        looked at (a cohort's are). Raises RecordingError as the readers do, OpenclefError if
-        nothing of it is visible.
+        looked at (a cohort's are). Raises RecordingError as the readers do, or if no window of a
+        `Recording` has the amplitudes of EEG in microvolts; OpenclefError if nothing is visible.
         """
         if isinstance(recording, Recording):
-            windows: Iterable[Recording] = [w for w in _cut(recording) if implausible(w) is None]
+            cut = list(_cut(recording))
+            problems = [implausible(window) for window in cut]
+            if cut and all(problems):
+                raise RecordingError(f"{problems[0]}")
+            windows: Iterable[Recording] = [
+                window for window, problem in zip(cut, problems, strict=True) if problem is None
+            ]
         else:
             windows = open_recording(Path(recording), unit=unit).iter_windows()
         starts, vectors, visible = [], [], []
@@ -212,7 +217,8 @@ class CLEF:
         batch = stack(list(spectrograms))
         ids_BRFTQ, hidden_BRT = tokenize_batch(self.tokenizer, batch)
         hidden_BL = hidden_BRT[:, :, None, :].expand(ids_BRFTQ.shape[:-1]).flatten(1)
-        companions = {"channel_mask": batch["channel_mask"], "hour": torch.tensor(hours)}
+        hour_B = torch.tensor(hours, dtype=torch.float32)
+        companions = {"channel_mask": batch["channel_mask"], "hour": hour_B}
         if self.whitener is not None:
             companions |= features_of(self.tokenizer, self.whitener, batch)
         device = next(self.encoder.parameters()).device
@@ -343,16 +349,6 @@ def _check_tensors(
         told = "; ".join(f"{how}: {', '.join(sorted(s))}" for how, s in wrong.items() if s)
         raise ArtefactError(
             f"{source}: tensors do not match the model's {len(own)}; nothing was loaded; {told}"
-        )
-
-
-def _check_unchanged(source: Artefact) -> None:
-    """Raise ArtefactError if the weights are not those that the model's hash is about."""
-    path = source.folder / WEIGHTS
-    if artefact.hash_file(path) != source.manifest()["outputs"].get(WEIGHTS):
-        raise ArtefactError(
-            f"{path}: not the weights that manifest.json beside it tells of: changed or damaged "
-            "since; copy the whole folder again, or write changed weights with save_pretrained"
         )
 
 

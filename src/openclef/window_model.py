@@ -34,11 +34,11 @@ from openclef.types import CHANNELS, MIN_RECORDING_S, WINDOW_S, FloatArray, Reco
 MIN_WINDOW_S = 1.0  # a frame's step
 # SD within seconds that a window of seconds may have. It is not a recording: a quiet one has 1 uV,
 # and an artefact fills an amplifier's range. Below 0.1 uV is less than the noise of amplifiers and
-# electrodes, and EEG in V or mV taken for uV; above 10 mV, more than clinical amplifiers pass, and
-# EEG in nV taken for uV.
+# electrodes; above 10 mV, more than clinical amplifiers pass. EEG in V taken for uV always lies
+# outside; in mV up to 100 uV, in nV from 10 uV on.
 POSSIBLE_UV = (0.1, 10_000.0)
-# A wrong unit puts every signal out of that range, so nearly every one must be out of it: a few
-# broken channels or windows refuse nothing, whoever shares their batch.
+# Such a wrong unit puts every signal out of that range, so nearly every one must be: a few broken
+# channels or windows refuse nothing, whoever shares their batch.
 _SHARE_OUT = 0.9
 # Less is what filters leave of a flat line: EEG in V taken for uV has more.
 _FLAT_UV = POSSIBLE_UV[0] / UNITS["V"]

@@ -382,6 +382,7 @@ def test_sessions_get_a_second_vector_of_the_aggregator(data, encoder, pools, tm
     # A benchmark reads the mean of the one and what the aggregator made of the other.
     of_cohort = data.cohort.sessions["session_id"].to_list()
     (mean,), (trained,) = (load_models([x], data.cohort) for x in (tmp_path / "plain", out))
+    assert (mean.name, trained.name) == ("m", "m (saw labels)")
     expected_mean = vectors.mean(0)
     np.testing.assert_allclose(mean.vectors[of_cohort.index("S4")], expected_mean, rtol=1e-5)
     np.testing.assert_allclose(trained.vectors[of_cohort.index("S4")], expected[0], rtol=1e-5)

@@ -286,14 +286,14 @@ def test_there_are_at_least_four_sizes_up_to_5_million():
 def test_the_command_writes_tables_and_a_figure(data, found):
     out = data.root / "command"
     command = ["reproduce", "scaling", str(data.cohort.folder), str(data.root / "tokens"), str(out)]
-    settings = ["--size", "tiny-8", "--share", "0.5", "--share", "1", "--n-steps", "2"]
+    settings = ["--size", "tiny-8", "--share", "0.5", "--share", "1", "--n-steps", "9"]
     done = CliRunner().invoke(app, [*command, *settings])
     assert done.exit_code == 0, done.output
     runs = pl.read_csv(out / "runs.csv")
-    assert runs.select("train_share", "n_steps").rows() == [(0.5, 2), (1.0, 2)]
+    assert runs.select("train_share", "n_steps").rows() == [(0.5, 9), (1.0, 9)]
     # A share of the data that is small is at its best early: judged eight times a run, if it can.
     metrics = artefact.load(out / "tiny-8" / "0.5" / "0" / "encoder", kind="encoder").metrics()
-    assert [row["step"] for row in metrics if row["split"] == "tuning"] == [1, 2]
+    assert [row["step"] for row in metrics if row["split"] == "tuning"] == list(range(1, 10))
     assert pl.read_csv(out / "by_size.csv").height == 1
     assert pl.read_csv(out / "by_data.csv").height == 2
     assert not (out / "law.csv").exists()

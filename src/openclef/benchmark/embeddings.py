@@ -17,6 +17,10 @@ from openclef.errors import ArtefactError, OpenclefError
 
 Floats = NDArray[np.float64]
 
+# Added to the name of embeddings that a pool or an aggregator made: no rivals on equal terms.
+SAW_LABELS = " (saw labels)"
+_LABELS_SEEN = ("labels_seen", "labels_seen_by_aggregator")
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -41,6 +45,8 @@ def load_models(folders: Sequence[Path], cohort: Cohort) -> list[Model]:
         name = source.config.get("model")
         if not isinstance(name, str):
             raise ArtefactError(f"{folder}: its config.json does not name a model")
+        if any(source.config.get(key) for key in _LABELS_SEEN):
+            name += SAW_LABELS
         # "cohort" is the key of the cohort's own hash among the inputs.
         if name in ("cohort", *(model.name for model in models)):
             raise OpenclefError(f"{folder}: model name {name!r} is taken; each needs its own")
@@ -68,7 +74,8 @@ def _session_vectors(folder: Path, cohort: Cohort, is_aggregated: bool) -> Float
         )
     if is_aggregated:
         # Sessions of which nothing could be embedded have a row of NaN above, and none here.
-        table = pl.read_parquet(folder / SESSIONS).join(index, on="session_id")
+        where = folder / SESSIONS
+        table = pl.read_parquet(where).join(index, on="session_id")
     vectors = table[TRAINED if is_aggregated else "vector"].cast(pl.List(pl.Float64))
     widths = vectors.list.len().unique().sort().to_list()
     if len(widths) != 1 or not widths[0]:

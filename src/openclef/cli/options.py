@@ -68,8 +68,8 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="FIELD=VALUE",
-        help="A field of the recipe, as it stands in config.json, changed: train.n_steps=600, "
-        "train.precision=bf16, train.sharding=full, loss.masking.high=0.9, ... May be repeated.",
+        help="A field of the recipe, as config.json names it, changed: train.n_steps=600, "
+        "train.precision=bf16, ... May be repeated; checked together.",
     ),
 ]
 

@@ -111,11 +111,10 @@ def encoder(
 
     config = get_encoder(recipe_name)
     config = changed(config, train=changed(config.train, seed=seed))
-    config = with_settings(config, settings or [])
     data = store.Cohort(cohort)
     table = TokenTable(tokens, data)
     companions = FeatureTable(features_folder) if features_folder else None
-    config = for_tokens(config, table, companions)
+    config = with_settings(for_tokens(config, table, companions), settings or [])
     train_encoder(table, out, config=config, cohort=data, features=companions)
     _end(f"encoder: {out}")
 

@@ -73,7 +73,8 @@ def embed_tokens(
         Gets `embeddings.parquet`, one row a window; `sessions.parquet`, the mean over each
         session's windows, whatever its length: `session_id, n_windows, vector`, and with an
         aggregator `trained`, what it makes of them; and `failures.parquet`, the sessions of which
-        no window has tokens, or visible ones: `session_id, error`. Those have rows of NaN among the
+        no window has tokens, or visible ones: `session_id, error`. `n_windows` counts those that
+        show something. Those have rows of NaN among the
         embeddings and none among the sessions. A window without a visible token is a row of NaN
         too, and in no mean.
     model : str
@@ -254,7 +255,8 @@ def session_means(session_id: pl.Series, vectors: NDArray[np.float32]) -> pl.Dat
     nothing: they do not count, and a session without another is left out.
     """
     known = ~np.isnan(vectors).any(1)
-    session_id, vectors = session_id.filter(pl.Series(known)), vectors[known]
+    if not known.all():  # else a copy of an archive's vectors, for nothing
+        session_id, vectors = session_id.filter(pl.Series(known)), vectors[known]
     names, first, number = np.unique(session_id.to_numpy(), return_index=True, return_inverse=True)
     total = np.zeros((len(names), vectors.shape[1]))
     np.add.at(total, number, vectors)
@@ -265,7 +267,7 @@ def session_means(session_id: pl.Series, vectors: NDArray[np.float32]) -> pl.Dat
         {
             "session_id": pl.Series(names[order], dtype=pl.String),
             "n_windows": n_windows[order],
-            "vector": pl.Series(list(means[order]), dtype=pl.List(pl.Float32)),
+            "vector": pl.Series(list(means[order])).cast(pl.List(pl.Float32)),
         }
     )
 
@@ -286,7 +288,7 @@ def attend_sessions(
         x_ND = torch.from_numpy(vectors[rows.to_numpy()])
         hidden_N = torch.zeros(len(x_ND), dtype=torch.bool)
         pooled.append(attention(x_ND[None], hidden_N[None])[0].numpy())
-    return pl.Series(TRAINED, pooled, dtype=pl.List(pl.Float32))
+    return pl.Series(TRAINED, pooled).cast(pl.List(pl.Float32))
 
 
 def _write(
@@ -303,6 +305,9 @@ def _write(
     )
     failed = failed.filter(~pl.col("session_id").is_in(tokens.session_id.unique().to_list()))
     sessions = session_means(embedded, vectors)
+    if sessions.is_empty():
+        shutil.rmtree(out / PARTS, ignore_errors=True)
+        raise OpenclefError(f"{tokens.artefact.folder}: {_UNSEEN} that is not of train patients")
     unseen = embedded.unique(maintain_order=True)
     unseen = unseen.filter(~unseen.is_in(sessions["session_id"].to_list()))
     nothing = np.full((failed.height, vectors.shape[1]), np.nan, np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -40,11 +41,12 @@ def changed(config: Config, **changes: Any) -> Config:
 
 
 def with_settings(config: Config, settings: Sequence[str]) -> Config:
-    """A copy with fields changed by text, such as "train.batch_size=16", one after the other.
+    """A copy with fields changed by text, such as "train.batch_size=16", validated together.
 
-    A value is JSON, or else the text itself: `true`, `1e-3`, `[1, 8, 256]`, `bf16`. Raises
-    OpenclefError naming the nearest field, or what a value may be.
+    A value is JSON, or else the text itself: `true`, `1e-3`, `null`, `bf16`. Raises OpenclefError
+    naming the nearest field, or what a value may be.
     """
+    values = config.model_dump()
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
@@ -56,20 +58,42 @@ def with_settings(config: Config, settings: Sequence[str]) -> Config:
             value = json.loads(text)
         except json.JSONDecodeError:
             value = text
-        try:
-            config = _set(config, path.split("."), value)
-        except ValidationError as error:
-            told = "; ".join(problem["msg"] for problem in error.errors())
-            raise OpenclefError(f"{setting}: {told}") from error
-    return config
+        if _is_number(value) and not math.isfinite(float(value)):
+            raise OpenclefError(f"{setting}: {value} is no number that a field may have")
+        part, within = config, values
+        *parents, name = path.split(".")
+        for parent in parents:
+            part = _field(part, parent, setting)
+            if not isinstance(part, BaseModel):
+                raise OpenclefError(f"{setting}: {parent} is {part!r} and has no fields")
+            within = within[parent]
+        before = _field(part, name, setting)
+        if isinstance(before, BaseModel):
+            raise OpenclefError(
+                f"{setting}: give one of its fields, such as {path}."
+                f"{next(iter(type(before).model_fields))}=..."
+            )
+        if isinstance(value, bool) and not isinstance(before, bool):
+            raise OpenclefError(f"{setting}: {path} is no switch; it is {before!r}")
+        within[name] = value
+    try:
+        return type(config).model_validate(values)
+    except ValidationError as error:
+        told = "; ".join(
+            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
+        )
+        raise OpenclefError(f"{', '.join(settings)}: {told}") from error
 
 
-def _set(config: Config, path: Sequence[str], value: Any) -> Config:
-    """A copy in which the field at the end of the path has that value."""
-    name = choose(path[0], type(config).model_fields, f"field of {type(config).__name__}")
-    if len(path) == 1:
-        return changed(config, **{name: value})
-    part = getattr(config, name)
-    if not isinstance(part, BaseModel):
-        raise OpenclefError(f"{'.'.join(path)}: {name} is {part!r} and has no fields")
-    return changed(config, **{name: _set(part, path[1:], value)})
+def _is_number(value: Any) -> bool:
+    """Whether it is one, or text that would be read as one ("nan")."""
+    try:
+        float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def _field(config: BaseModel, name: str, setting: str) -> Any:
+    fields = type(config).model_fields
+    return getattr(config, choose(name, fields, f"field of {type(config).__name__}, {setting}:"))

@@ -318,8 +318,15 @@ def _stage(name: str, tokens: TokenTable, n_steps: int | None) -> EncoderStage:
     check_fit(tokens, None, stage)
     if n_steps is None:
         return stage
-    every = min(stage.train.validate_every, -(-n_steps // _VALIDATIONS))
-    return changed(stage, train=changed(stage.train, n_steps=n_steps, validate_every=every))
+    every = min(stage.train.validate_every, max(1, n_steps // _VALIDATIONS))
+    # As many steps without a better one as before: what waits on a plateau is not stopped there.
+    patience = stage.train.patience
+    if patience is not None:
+        patience = -(-patience * stage.train.validate_every // every)
+    return changed(
+        stage,
+        train=changed(stage.train, n_steps=n_steps, validate_every=every, patience=patience),
+    )
 
 
 def _effort(stage: EncoderStage, folder: Path, cohort: Cohort, tokens: TokenTable) -> Columns:

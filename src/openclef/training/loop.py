@@ -136,6 +136,7 @@ def fit(
             batch = next(loaded)
             wait_s = time.monotonic() - started
             taken = train_step(state, batch, rate, config, must_stop=request.number is not None)
+            del batch  # not to be kept through validation
             progress.seconds = time.monotonic() - began
             if taken.fault is None:
                 metrics.log(
