@@ -31,7 +31,7 @@ from openclef.recipes.encoder_ablation import (
 from openclef.recipes.probing import Probing
 from openclef.recipes.recipe import changed
 from openclef.tokenizer.features import WHITENER, FeatureTable
-from openclef.tokenizer.token_table import TokenTable, fixed_lists
+from openclef.tokenizer.token_table import CODE_VECTORS, TokenTable, fixed_lists
 from openclef.training import checkpoint
 
 GRID, N_CODES = (2, 2, 8), 8
@@ -109,7 +109,9 @@ def make_data(root):
         "valid": fixed_lists(np.ones((n, 16), bool)), "error": pa.nulls(n, pa.string()),
     }  # fmt: skip
     pq.write_table(pa.table(table), root / "tokens" / "part-00000.parquet")
-    tokens.finish(["part-00000.parquet"])
+    vectors = np.random.default_rng(1).normal(size=(N_CODES, 3)).astype(np.float32)
+    np.save(root / "tokens" / CODE_VECTORS, vectors)
+    tokens.finish(["part-00000.parquet", CODE_VECTORS])
 
     used = (sessions["split"] != "train").to_numpy()
     known = truth["slowing"][used][:, None] + rng.normal(0, 1, (int(used.sum()), 1))
