@@ -121,21 +121,26 @@ class Artefact:
     def finish(self, outputs: Iterable[str]) -> None:
         """Write the manifest: `outputs` are the data files (relative) that define the artefact."""
         files = {name: hash_file(self.folder / name) for name in sorted(outputs)}
-        identity = {
-            "kind": self.kind,
-            "config": self.config,
-            "inputs": dict(self.inputs),
-            "outputs": files,
-        }
         write_json(
             self.folder / "manifest.json",
             {
                 "kind": self.kind,
                 "inputs": dict(self.inputs),
                 "outputs": files,
-                "hash": hash_json(identity),
+                "hash": self._hash_of(files),
                 "versions": _installed_versions(),
             },
+        )
+
+    def _hash_of(self, files: Mapping[str, str]) -> str:
+        """Of what the artefact is: files by their hashes, and what they were made with and of."""
+        return hash_json(
+            {
+                "kind": self.kind,
+                "config": self.config,
+                "inputs": dict(self.inputs),
+                "outputs": dict(files),
+            }
         )
 
     def check_unchanged(self) -> None:
@@ -144,10 +149,7 @@ class Artefact:
         told: dict[str, str] = manifest["outputs"]
         files = {name: hash_file(self.folder / name) for name in told}
         changed = [name for name, value in files.items() if value != told[name]]
-        identity = {
-            "kind": self.kind, "config": self.config, "inputs": dict(self.inputs), "outputs": told,
-        }  # fmt: skip
-        if not changed and hash_json(identity) != manifest["hash"]:
+        if not changed and self._hash_of(told) != manifest["hash"]:
             changed = ["config.json"]
         if changed:
             raise ArtefactError(

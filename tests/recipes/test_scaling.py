@@ -19,9 +19,10 @@ from openclef.encoder.transformer import MaskedTransformer
 from openclef.errors import ArtefactError, OpenclefError
 from openclef.recipes import encoders
 from openclef.recipes.encoders import WIDTHS, for_tokens, get_encoder
+from openclef.recipes.power_law import fit_power_law
 from openclef.recipes.probing import Probing
 from openclef.recipes.recipe import changed
-from openclef.recipes.scaling import draw, fit_power_law, scaling_study
+from openclef.recipes.scaling import draw, scaling_study
 
 SIZES = ("tiny-8", "tiny-16", "tiny-32")
 SHARES = (0.2, 0.5, 1.0)
