@@ -9,15 +9,9 @@ import edfio
 import numpy as np
 import polars as pl
 import pytest
+from command import openclef
 
 from openclef.cohort.store import Cohort
-
-
-def openclef(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from openclef.cli import main; main()"]
-    return subprocess.run(
-        [*command, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
 
 
 def write_edf(path: Path, labels: list[str], seed: int = 0) -> None:
@@ -60,6 +54,23 @@ LABEL = ("--label", "diagnosis")
 
 def test_a_missing_path(tmp_path):
     assert "no such folder" in refused(tmp_path / "nothing", tmp_path / "out", *LABEL)
+
+
+def test_a_process_of_its_own_says_the_same(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "openclef",
+        "run",
+        tmp_path / "nothing",
+        "--out",
+        "out",
+        *LABEL,
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no such folder" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_an_empty_folder(tmp_path):

@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-
-def openclef(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from openclef.cli import main; main()"]
-    return subprocess.run(
-        [*command, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+from command import openclef
 
 
 def test_options_reach_the_data_set(tmp_path: Path) -> None:

@@ -117,9 +117,10 @@ def _near_codes(**loss: Any) -> Callable[[], EncoderStage]:
     return _both(reads, {**_WITH_CODES, **loss})
 
 
-# Tokens alone: codes are learned from the first steps where what is near is at hand.
+# Tokens alone: codes are learned from the first steps where what is near is at hand. With three
+# quarters dropped too little is near, and some runs never left the first plateau.
 _ROTARY_VECTORS = {"codes": "vectors", "positions": "rotary"}
-_CODES_ALONE = {"label_smoothing": 0.0, "masking": changed(_SPARSE, target_share=0.25)}
+_CODES_ALONE = {"label_smoothing": 0.0, "masking": MaskingConfig(target_share=0.25)}
 # Those with latents or patches need `--features`.
 ABLATIONS: dict[str, Callable[[], EncoderStage]] = {
     "mask-token": _model(fill="mask"),

@@ -128,8 +128,9 @@ def _draw_tokens(
     decoded = decoded[..., :n_shown]
     left = [i for i in present if CHANNELS[i][-1] in "1357"]
     right = [i for i in present if CHANNELS[i][-1] in "2468"]
-    canvas = Canvas(figsize=(10, 9), layout="constrained")
-    axes = canvas.subplots(5, 1)
+    has_sides = bool(left and right)
+    canvas = Canvas(figsize=(10, 9 if has_sides else 5.5), layout="constrained")
+    axes = canvas.subplots(5 if has_sides else 3, 1)
     extent = (0, n_shown, 0, 32)
     low, high = np.percentile(original[present], (2, 98))
 
@@ -143,24 +144,29 @@ def _draw_tokens(
     power = {"cmap": "viridis", "vmin": low, "vmax": high}
     draw(axes[0], original[present].mean(0), f"Session {name}: mean over channels (dB)", **power)
     draw(axes[1], decoded[present].mean(0), "The same, decoded from its tokens (dB)", **power)
-    side = {"cmap": "RdBu_r", "vmin": -10.0, "vmax": 10.0}
-    draw(axes[2], original[left].mean(0) - original[right].mean(0), "Left minus right (dB)", **side)
-    draw(axes[3], decoded[left].mean(0) - decoded[right].mean(0), "The same, decoded (dB)", **side)
+    if has_sides:
+        side = {"cmap": "RdBu_r", "vmin": -10.0, "vmax": 10.0}
+        for axis, image, title in (
+            (axes[2], original, "Left minus right (dB)"),
+            (axes[3], decoded, "The same, decoded (dB)"),
+        ):
+            draw(axis, image[left].mean(0) - image[right].mean(0), title, **side)
     # Regions above each other; of several codes a token, the first, which tells the most.
     ids = np.where(tokens.mask, np.nan, tokens.ids[..., 0].astype(float)).reshape(
         -1, tokens.mask.shape[-1]
     )
     n_columns = -(-n_shown * ids.shape[1] // len(spectrogram.time_mask))
     draw(
-        axes[4],
+        axes[-1],
         ids[:, :n_columns],
         f"Tokens, {ids.shape[0]} x {ids.shape[1]} (code number)",
         cmap="twilight",
     )
-    axes[4].set_xlabel("time (s)")
+    axes[-1].set_xlabel("time (s)")
     return png(
         canvas,
         "Spectrogram, tokens and their reconstruction.",
-        "Five images over time and frequency: original and decoded mean power, original and "
-        "decoded left-right difference, and token numbers.",
+        "Images over time and frequency: original and decoded mean power, "
+        + ("original and decoded left-right difference, " if has_sides else "")
+        + "and token numbers.",
     )
