@@ -379,6 +379,18 @@ def test_codes_that_are_vectors_start_at_the_unigram_and_learn(data, of_vectors,
     assert last["encoder"] < first["encoder"] - 0.002
 
 
+def test_a_start_does_not_depend_on_what_is_predicted(data, tmp_path):
+    """The untrained control has no heads for latents and patches, and the same encoder."""
+    losses = {"codes": EncoderLossConfig(), "both": EncoderLossConfig(patch_weight=1.0)}
+    starts = []
+    for name, loss in losses.items():
+        config = stage_of(0, codes="vectors", inputs="codes+patches", loss=loss)
+        train_encoder(data.tokens, tmp_path / name, config=config, features=data.features)
+        starts.append(load_encoder(tmp_path / name).state_dict())
+    for name, value in starts[0].items():
+        assert torch.equal(value, starts[1][name]), name
+
+
 def test_vectors_of_another_width_than_expected_are_refused(data, tmp_path):
     config = stage_of(codes="vectors")
     config = changed(config, model=changed(config.model, latent_dim=4))

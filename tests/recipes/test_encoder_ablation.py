@@ -27,6 +27,7 @@ from openclef.recipes.encoder_ablation import (
     HANDCRAFTED,
     ablate_encoders,
     embed_beside,
+    held_out_cross_entropy,
 )
 from openclef.recipes.probing import Probing
 from openclef.recipes.recipe import changed
@@ -340,6 +341,20 @@ def test_what_is_done_is_not_done_again(data, found):
     assert modified(data.root / "out") == before
     for name in ("runs", "summary", "differences", "comparisons"):
         assert getattr(again, name).equals(getattr(found, name))
+
+
+def test_another_encoder_in_its_place_is_measured_anew(data, found):
+    folder, stage = data.root / "again" / "tiny" / "0", encoders.get_encoder("tiny")
+    shutil.copytree(data.root / "out" / "tiny" / "0", folder)
+    before = held_out_cross_entropy(folder, stage, data.cohort, data.tokens)
+    assert len(list(folder.glob("cross_entropy-*.csv"))) == 1
+    shutil.rmtree(folder / "encoder")
+    shutil.copytree(data.root / "out" / "tiny" / "1" / "encoder", folder / "encoder")
+    after = held_out_cross_entropy(folder, stage, data.cohort, data.tokens)
+    known = found.runs.filter(pl.col("kind") == "trained", pl.col("pooling") == "mean")
+    expected = dict(known.select("seed", "cross_entropy").iter_rows())
+    assert [before["cross_entropy"], after["cross_entropy"]] == [expected[0], expected[1]]
+    assert expected[0] != expected[1]
 
 
 def test_without_codes_to_predict_there_is_no_cross_entropy(data, variants):

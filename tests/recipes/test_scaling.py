@@ -22,7 +22,7 @@ from openclef.recipes.encoders import WIDTHS, for_tokens, get_encoder
 from openclef.recipes.power_law import fit_power_law
 from openclef.recipes.probing import Probing
 from openclef.recipes.recipe import changed
-from openclef.recipes.scaling import draw, scaling_study
+from openclef.recipes.scaling import _fit, draw, scaling_study
 
 SIZES = ("tiny-8", "tiny-16", "tiny-32")
 SHARES = (0.2, 0.5, 1.0)
@@ -233,6 +233,18 @@ def test_seeds_are_means_with_a_deviation(data, found):
     assert row["finding_low"] <= row["finding"] <= row["finding_high"]
     assert again.law is None
     assert "1 sizes and 1 amounts" in again.statement
+
+
+def test_seeds_that_draw_other_patients_are_not_more_amounts_of_data(found):
+    """Windows of a share differ by seed where patients have different numbers of them."""
+    shares = found.runs.filter(pl.col("train_share") > min(SHARES))
+    runs = pl.concat(
+        shares.with_columns(pl.col("n_train_windows") + seed, seed=pl.lit(seed))
+        for seed in range(3)
+    )
+    law, statement = _fit(runs)
+    assert law is None
+    assert "3 sizes and 2 amounts of data" in statement
 
 
 def test_what_is_done_is_not_done_again(data, found):

@@ -78,6 +78,22 @@ def test_nothing_to_train_on_is_one_clear_error(tmp_path):
         )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("n_items", "allowed"),
+    [
+        (150, "150, all there is to train on, equally, in 4 .* multiple of 4 .nearest: 148., or"),
+        (3, "3, all there is to train on, equally, in 4 .*; allowed: another number of"),
+    ],
+)
+def test_a_small_cohort_that_cannot_be_shared_is_told_what_can(tmp_path, n_items, allowed):
+    stage = artefact.begin(tmp_path / "a", kind="toy", config={}, inputs={})
+    with pytest.raises(OpenclefError, match=allowed):
+        fit(
+            toys.Line(), n_items=n_items, load_batch=load, validation=[], artefact=stage,
+            config=with_changes(batch_size=256, accumulate=4), label="none",
+        )  # fmt: skip
+
+
 class Turning(toys.Line):
     """Line whose tuning loss falls until step 10 and rises after it."""
 

@@ -50,6 +50,18 @@ def test_what_stays_not_finite_stops_the_run_and_is_named(tmp_path, fault, messa
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
+def test_items_of_a_short_last_batch_count_like_all_others(tmp_path):
+    told = []
+    for name, validation in {"parts": toys.VALIDATION, "one": [toys.whole(0, 19)]}.items():
+        stage, _ = toys.run(
+            tmp_path / name, objective=toys.SmallTransformer(), config=toys.SHORT,
+            validation=validation,
+        )  # fmt: skip
+        told.append([row["absolute"] for row in toys.rows(stage, "tuning")])
+    assert len(told[0]) >= 1
+    np.testing.assert_allclose(told[0], told[1], rtol=1e-6)
+
+
 def run_with_a_nan(folder, **kwargs):
     return toys.run(folder, load=toys.load_with_a_nan, **kwargs)
 

@@ -25,6 +25,7 @@ from openclef.training import checkpoint, distributed
 from openclef.training.loop import Batch, TrainConfig, fit
 
 WEIGHTS = "encoder.safetensors"
+VALIDATION_BATCH = 4  # windows; each process takes its batches whole, in one part
 
 
 class EncoderStage(BaseModel):
@@ -146,7 +147,7 @@ def train_encoder(
     torch.manual_seed(config.train.seed)
     objective = MaskedReconstruction(config.model, config.loss)
     tuning_rows = tokens.rows("tuning")
-    objective.model.start_codes(_code_counts(tokens, train_rows), vectors)
+    objective.model.start_codes(_code_counts(tokens, train_rows), vectors, seed=config.train.seed)
 
     def load_batch(indices: np.ndarray, _: Sequence[np.random.Generator]) -> Batch:
         return windows.batch(train_rows[indices])
@@ -158,7 +159,7 @@ def train_encoder(
         objective,
         n_items=len(train_rows),
         load_batch=load_batch,
-        validation=windows.batches(chosen, config.train.batch_size),
+        validation=windows.batches(chosen, VALIDATION_BATCH),
         config=config.train,
         artefact=stage,
         label="training the encoder",

@@ -34,6 +34,7 @@ from openclef.encoder.attention_pool import (
 from openclef.encoder.embed import PARTS, embed_rows
 from openclef.encoder.load import check_whitener, encoder_artefact, load_encoder
 from openclef.encoder.pooling import check_layer, encode_items, pooled_width
+from openclef.encoder.train import VALIDATION_BATCH
 from openclef.encoder.transformer import MaskedTransformer
 from openclef.encoder.windows import EncoderWindows
 from openclef.errors import ArtefactError, OpenclefError
@@ -209,7 +210,7 @@ def train_attention_pool(
             some = [sessions[i] for i in numbers]
             return batch(some, [one.rows[_spread(len(one.rows), n_drawn)] for one in some])
 
-        return LazyBatches(_spread(len(sessions), n), config.train.batch_size, of)
+        return LazyBatches(_spread(len(sessions), n), VALIDATION_BATCH, of)
 
     torch.manual_seed(config.train.seed)
     objective = PoolObjective(dim, model.attention_width, _prevalence([s.labels for s in train]))

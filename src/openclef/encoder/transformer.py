@@ -23,6 +23,7 @@ from openclef.encoder.attention import Block, GridRotation
 from openclef.encoder.code_space import CodeSpace
 from openclef.encoder.masking import Masking, keep
 from openclef.encoder.rows import of_own_row, row_means
+from openclef.training.batches import START, torch_seed
 from openclef.types import CHANNELS
 
 FARTHEST_PATCH = 4.0  # SD
@@ -213,12 +214,14 @@ class MaskedTransformer(nn.Module):
             nn.init.trunc_normal_(self.row_levels.weight, std=(config.patch_dim * width) ** -0.5)
 
     @torch.no_grad()
-    def start_codes(self, counts_GV: Tensor, vectors_VP: Tensor | None = None) -> None:
+    def start_codes(
+        self, counts_GV: Tensor, vectors_VP: Tensor | None = None, *, seed: int = 0
+    ) -> None:
         """Start the scores at the codes' log frequencies (add-one) instead of learning them [U].
 
         counts: of each code in each line of the grid, `[regions * rows, n_codes]`; of "names" the
         sum over lines counts. vectors: the tokenizer's, for `codes="vectors"`; embeddings are as
-        long as random ones on average.
+        long as random ones on average, their projection drawn by `seed` whatever else was drawn.
         """
         counts_V = counts_GV.sum(0)
         if self.code_bias is not None:
@@ -230,7 +233,9 @@ class MaskedTransformer(nn.Module):
         self.code_space.start(vectors_VP, counts_GV)
         terms = self.code_space.terms
         length = (counts_V / counts_V.sum() * terms.square().sum(1)).sum().sqrt()
-        projection = torch.randn(terms.shape[1], self.config.width) * self.config.width**-0.5
+        rng = torch.Generator().manual_seed(torch_seed(seed, START))
+        projection = torch.randn(terms.shape[1], self.config.width, generator=rng)
+        projection *= self.config.width**-0.5
         self.tokens.weight[: self.config.n_codes] = terms @ projection / length
 
     def encode(

@@ -160,7 +160,7 @@ def ablate_encoders(
 ) -> EncoderAblation:
     """Train every encoder of `names` with every seed, embed, probe and compare.
 
-    Writes `out/<name>/<seed>/encoder`, `cross_entropy.csv` beside it, and embeddings in
+    Writes `out/<name>/<seed>/encoder`, `cross_entropy-<hash>.csv` beside it, and embeddings in
     `<pooling>-<layer>` and `<pooling>-<layer>+<reference>`; the untrained ones likewise in
     `out/untrained/<hash of the model's configuration>/<seed>/`.
 
@@ -312,12 +312,14 @@ def held_out_cross_entropy(
     features: FeatureTable | None = None,
 ) -> Columns:
     """`cross_entropy, share` and their errors `*_se`, as `evaluate_encoder` has them, of
-    `folder/encoder` and held-out patients; kept in `folder/cross_entropy.csv`. Nothing if the
-    encoder predicts no codes.
+    `folder/encoder` and held-out patients. Nothing if the encoder predicts no codes. Kept beside
+    it as `cross_entropy-<hash>.csv`, of what it was measured on: another encoder in the same
+    place, or other patients, are measured anew.
     """
     if stage.loss.code_weight == 0:
         return {}
-    path = folder / "cross_entropy.csv"
+    encoder = artefact.load(folder / "encoder", kind="encoder")
+    path = folder / f"cross_entropy-{hash_json([encoder.hash, cohort.hash])[:12]}.csv"
     if not path.exists():
         table = evaluate_encoder(folder / "encoder", cohort, tokens, features=features)
         with atomic(path) as temporary:

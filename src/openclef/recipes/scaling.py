@@ -209,8 +209,10 @@ def _effort(stage: EncoderStage, folder: Path, cohort: Cohort, tokens: TokenTabl
 
 
 def _fit(runs: pl.DataFrame) -> tuple[PowerLaw | None, str]:
-    names = ("n_parameters", "n_train_windows", "cross_entropy")
-    sizes, amounts, losses = (runs[name].to_list() for name in names)
+    # Seeds draw patients with more windows or fewer: a share is one amount of data, their mean.
+    of_share = pl.col("n_train_windows").mean().over("train_share")
+    columns = runs.select("n_parameters", of_share, "cross_entropy")
+    sizes, amounts, losses = (column.to_list() for column in columns)
     try:
         law = fit_power_law(sizes, amounts, losses)
     except OpenclefError as error:

@@ -80,7 +80,7 @@ def fit(
     if n_items == 0:
         raise OpenclefError(f"{artefact.folder}: nothing to train on, no item is of train patients")
     size = min(config.batch_size, n_items)
-    parts = _parts_of_batch(size, config.accumulate)
+    parts = _parts_of_batch(size, config.accumulate, n_items)
     if config.compile:
         compile_parts(objective, device)
     if config.sharding == "full":
@@ -180,16 +180,18 @@ def has_checkpoint(artefact: Artefact, config: TrainConfig) -> bool:
     return state_file(folder).exists()
 
 
-def _parts_of_batch(size: int, n_parts: int) -> list[slice]:
-    """Positions in a batch that this process loads, in parts."""
+def _parts_of_batch(size: int, n_parts: int, n_items: int) -> list[slice]:
+    """Positions in a batch of so many of the items that this process loads, in parts."""
     n = distributed.world_size()
     unit = n * n_parts
     if size % unit:
+        all_there_is = ", all there is to train on," if size == n_items else ""
+        most = n_items // unit * unit
+        nearest = min(max(1, round(size / unit)) * unit, most)
+        sizes = f"batch_size of a multiple of {unit} (nearest: {nearest}), or " if most else ""
         raise OpenclefError(
-            f"{n} processes cannot share a batch of {size} equally, in {n_parts} part(s) each; "
-            f"allowed: batches of a multiple of {unit} (nearest: "
-            f"{max(1, round(size / unit)) * unit}), or another number of processes or of parts "
-            "(accumulate)"
+            f"{n} processes cannot share a batch of {size}{all_there_is} equally, in {n_parts} "
+            f"part(s) each; allowed: {sizes}another number of processes or of parts (accumulate)"
         )
     mine = distributed.slice_of_rank(size)
     length = size // unit

@@ -79,7 +79,7 @@ def train_step(
 
 @torch.no_grad()
 def validate(state: RunState, validation: Sequence[Batch], config: TrainConfig) -> dict[str, float]:
-    """Mean losses of the averaged weights over the validation batches, at fixed seeds.
+    """Mean losses of the averaged weights over the validation items, at fixed seeds.
 
     Each process works on some of the batches, as if alone; their losses meet in one table, so that
     the means do not depend on how many there are. Raises FloatingPointError if one is not finite.
@@ -90,6 +90,7 @@ def validate(state: RunState, validation: Sequence[Batch], config: TrainConfig) 
     objective.eval()
     n_batches, n_processes, rank = len(validation), distributed.world_size(), distributed.rank()
     rows: dict[int, dict[str, Tensor]] = {}
+    n_items: dict[int, int] = {}
     # Where the batches do not go round, some are worked on twice: every process has to learn the
     # names of the losses, and to give its shards to the others.
     for first in range(0, n_batches, n_processes):
@@ -97,14 +98,19 @@ def validate(state: RunState, validation: Sequence[Batch], config: TrainConfig) 
         rng = torch.Generator().manual_seed(
             batches.torch_seed(config.seed, batches.VALIDATION, index)
         )
+        batch = _to(validation[index], best_device())
         with distributed.alone(), _autocast(state):
-            rows[index] = objective.losses(_to(validation[index], best_device()), rng)
+            rows[index] = objective.losses(batch, rng)
+        n_items[index] = len(next(iter(batch.values())))
     objective.load_state_dict(current)
     names = list(next(iter(rows.values())))
-    table = torch.zeros(n_batches, len(names), dtype=torch.float64)
+    table = torch.zeros(n_batches, len(names) + 1, dtype=torch.float64)
     for index in range(rank, n_batches, n_processes):
-        table[index] = torch.stack([rows[index][name].double() for name in names]).cpu()
-    means = distributed.all_sum(table).mean(0).tolist()
+        losses = torch.stack([rows[index][name].double() for name in names]).cpu()
+        table[index] = n_items[index] * torch.cat([losses, losses.new_ones(1)])
+    # A last batch may be shorter than the others.
+    *sums, n = distributed.all_sum(table).sum(0).tolist()
+    means = [value / n for value in sums]
     scores = dict(zip(names, means, strict=True))
     fault = not_finite(scores)
     if fault is not None:
