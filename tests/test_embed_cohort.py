@@ -219,7 +219,7 @@ def test_the_model_is_back_where_it_was_whatever_happens(cohort, tmp_path, monke
         raise RuntimeError("killed")
 
     monkeypatch.setattr(torch.nn.Module, "to", move)
-    monkeypatch.setattr(embed_model, "best_device", lambda: torch.device("cuda", 1))
+    monkeypatch.setattr("openclef.model.best_device", lambda: torch.device("cuda", 1))
     monkeypatch.setattr(embed_model, "in_parts", kill)
     with pytest.raises(RuntimeError, match="killed"):
         embed_cohort(clef, cohort, tmp_path / "e")

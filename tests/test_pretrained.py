@@ -102,6 +102,20 @@ def test_a_configuration_changed_behind_the_manifest_is_refused(folder):
         CLEF.from_pretrained(folder)
 
 
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (('"layer": -1', '"layer": "top"'), "config.layer: Input should be a valid integer"),
+        (('"layer": -1', '"layer": -1, "later": 1'), "config.later: Extra inputs are not"),
+    ],
+)
+def test_a_configuration_that_cannot_be_or_is_of_a_newer_openclef_is_told(folder, edit, told):
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace(*edit))
+    with pytest.raises(ArtefactError, match=f"^{re.escape(f'{path}: {told}')}"):
+        CLEF.from_pretrained(folder)
+
+
 def test_a_name_that_is_no_folder_is_fetched_from_the_hub_at_its_revision(folder, monkeypatch):
     asked = []
 

@@ -6,6 +6,7 @@ import torch
 
 from openclef.errors import OpenclefError, RecordingError
 from openclef.signal import UNITS
+from openclef.tokenizer.regions import REGIONS
 from openclef.types import CHANNELS
 from openclef.window_model import ClefWindowModel
 from tiny_clef import SFREQ_HZ, make_clef, noise_uv, recording_of
@@ -87,6 +88,15 @@ def test_the_encoder_learns_and_nothing_else_does(inputs, layer, codes):
     assert (model.encoder.class_token != before["class_token"]).any()
     torch.testing.assert_close(model.tokenizer.state_dict(), frozen)
     torch.testing.assert_close(clef.encoder.state_dict(), before)  # the model given is a copy's
+
+
+@pytest.mark.parametrize("regions", REGIONS)
+@pytest.mark.parametrize("name", ["Cz", "O1", "F8"])
+def test_any_one_channel_shows_something(regions, name):
+    """A window that shows nothing has no vector, and what is trained on would be NaN."""
+    model = windows_of(make_clef(regions=regions), names=(name,), n_times=100)
+    features = model(torch.from_numpy(noise_uv(1, 1, 100)), return_features=True)["features"]
+    assert features.isfinite().all()
 
 
 def test_a_head_is_replaced():

@@ -10,23 +10,29 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from openclef.errors import ArtefactError
 
 _VERSIONED = ("openclef", "numpy", "scipy", "mne", "torch", "scikit-learn")
+
+Config = TypeVar("Config", bound=BaseModel)
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path`, renamed onto it only if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not the process's number, which another machine or container that shares the folder may have.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -181,7 +187,8 @@ def read_identity(path: Path) -> dict[str, Any]:
         identity = json.loads(path.read_text("utf-8"))
     except ValueError:
         identity = None
-    if not isinstance(identity, dict) or not {"kind", "config", "inputs"} <= set(identity):
+    is_whole = isinstance(identity, dict) and {"kind", "config", "inputs"} <= set(identity)
+    if not is_whole or not isinstance(identity["config"], dict):
         raise ArtefactError(f"{path}: not of an openclef artefact; choose another folder")
     return identity
 
@@ -223,6 +230,28 @@ def load(folder: Path, *, kind: str) -> Artefact:
             f"{folder}: {kind} is not complete (no manifest.json); run its verb again"
         )
     return artefact
+
+
+def read_config(source: Artefact, config_class: type[Config], part: str | None = None) -> Config:
+    """The configuration of an artefact, or the part under this key, validated.
+
+    Raises ArtefactError naming the field if one is missing, unknown or of a value not allowed.
+    """
+    try:
+        return config_class.model_validate(
+            source.config if part is None else source.config.get(part)
+        )
+    except ValidationError as error:
+        first, *others = error.errors(include_url=False)
+    where = ".".join(map(str, ("config", *([part] if part else []), *first["loc"])))
+    # What is given is of interest if it is one value; of a whole part the message tells enough.
+    given = "" if isinstance(first["input"], dict | list) else f", given {first['input']!r}"
+    told = first["msg"].removeprefix("Value error, ") + given
+    told += f" (and {len(others)} more)" if others else ""
+    raise ArtefactError(
+        f"{source.folder / 'config.json'}: {where}: {told}; changed or damaged since, or of a "
+        "newer openclef: copy the whole folder again, or update openclef"
+    )
 
 
 def _first_difference(earlier: Any, now: Any, where: str = "") -> str:

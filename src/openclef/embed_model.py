@@ -27,19 +27,22 @@ from openclef.errors import OpenclefError
 from openclef.model import CLEF
 from openclef.tokenizer.tokens import read_window
 from openclef.training.batches import load_ahead
-from openclef.training.loop import best_device
 from openclef.types import Embedding, FloatArray, Spectrogram
 
 _UNSEEN = "no token is visible"
 
 
-def embed_file(model: CLEF, path: Path, out: Path, *, unit: str | None = None) -> Embedding:
+def embed_file(
+    model: CLEF, path: Path, out: Path, *, unit: str | None = None, device: str | None = None
+) -> Embedding:
     """Embed one recording into the Parquet file `out`, one row a window; the file's name stays out.
 
-    A window without a visible token is a row of NaN. Raises RecordingError as the readers do; `out`
-    is then not written.
+    A window without a visible token is a row of NaN. device: where to compute, by default the best
+    there is; the model is then again where it was. Raises RecordingError as the readers do,
+    OpenclefError as `CLEF.to`; `out` is then not written.
     """
-    embedding = model.embed(path, unit=unit)
+    with _on_device(model, device):
+        embedding = model.embed(path, unit=unit)
     n_windows = len(embedding.windows)
     write_embeddings(
         out,
@@ -83,7 +86,7 @@ def embed_cohort(model: CLEF, cohort: Cohort, out: Path, *, name: str = "clef") 
         raise OpenclefError(f"{cohort.folder}: no windows to embed")
     parts = out / PARTS
     if not stage.is_complete:
-        with _on_best_device(model):
+        with _on_device(model, None):
             vectors = in_parts(
                 parts, cohort.windows.height, partial(_embed_part, model, cohort, parts),
                 label=f"embedding, {name}",
@@ -94,16 +97,14 @@ def embed_cohort(model: CLEF, cohort: Cohort, out: Path, *, name: str = "clef") 
 
 
 @contextmanager
-def _on_best_device(model: CLEF) -> Iterator[None]:
-    modules = model.parts.values()
-    before = next(model.encoder.parameters()).device
+def _on_device(model: CLEF, device: str | None) -> Iterator[None]:
+    """The model on that device (None: the best there is), and then again where it was."""
+    before = model.device
     try:
-        for module in modules:
-            module.to(best_device())
+        model.to(device)
         yield
     finally:
-        for module in modules:
-            module.to(before)
+        model.to(before)
 
 
 def _embed_part(model: CLEF, cohort: Cohort, folder: Path, part: slice) -> Iterator[FloatArray]:

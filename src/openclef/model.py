@@ -18,7 +18,7 @@ from openclef.encoder.load import encoder_artefact, load_encoder
 from openclef.encoder.pooling import Pooling, check_layer, encode_and_pool, n_vectors
 from openclef.encoder.transformer import EncoderConfig, MaskedTransformer
 from openclef.encoder.windows import hour_of_day
-from openclef.errors import ArtefactError, OpenclefError, RecordingError
+from openclef.errors import ArtefactError, OpenclefError, RecordingError, choose
 from openclef.signal import (
     detect_line_hz,
     implausible,
@@ -33,6 +33,7 @@ from openclef.tokenizer.train import TokenizerStage, check_finite, load_tokenize
 from openclef.tokenizer.vqgan import TokenizerConfig, Vqgan
 from openclef.tokenizer.whitener import Whitener, load_whitener
 from openclef.training import checkpoint
+from openclef.training.loop import best_device
 from openclef.types import BoolArray, Embedding, FloatArray, Recording, Spectrogram, Tokens
 
 WEIGHTS = "model.safetensors"
@@ -90,6 +91,21 @@ class CLEF:
         """Its modules by the prefix of their tensors."""
         return _parts(self.tokenizer, self.encoder, self.whitener)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; what it takes and gives is on the CPU."""
+        return self.encoder.class_token.device
+
+    def to(self, device: str | torch.device | None) -> CLEF:
+        """Move all its modules, and return itself. device: "cpu", "cuda", "cuda:1", ..; None: the
+        best there is. Raises OpenclefError naming the nearest if there is no such device.
+        """
+        if isinstance(device, str):
+            device = torch.device(choose(device, _devices(), "device"))
+        for module in self.parts.values():
+            module.to(best_device() if device is None else device)
+        return self
+
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, *, revision: str | None = None) -> CLEF:
         """Load a model that `openclef pack` or `save_pretrained` wrote; every tensor must match.
@@ -114,7 +130,7 @@ class CLEF:
         """
         folder = _local_folder(name_or_folder, revision)
         source = artefact.load(folder, kind="model")
-        config = ModelConfig.model_validate(source.config)
+        config = artefact.read_config(source, ModelConfig)
         tokenizer, encoder = Vqgan(config.tokenizer), MaskedTransformer(config.encoder)
         whitener = (
             Whitener(config.tokenizer, config.encoder.patch_dim)
@@ -221,27 +237,31 @@ class CLEF:
         companions = {"channel_mask": batch["channel_mask"], "hour": hour_B}
         if self.whitener is not None:
             companions |= features_of(self.tokenizer, self.whitener, batch)
-        device = next(self.encoder.parameters()).device
         pooled = encode_and_pool(
             self.encoder,
-            ids_BRFTQ.flatten(1).to(device),
-            hidden_BL.to(device),
+            ids_BRFTQ.flatten(1).to(self.device),
+            hidden_BL.to(self.device),
             how=self.config.pooling,
             layer=self.config.layer,
-            companions={name: value.to(device) for name, value in companions.items()},
-        ).cpu()
-        is_unseen = hidden_BL.all(1)
-        pooled[is_unseen] = torch.nan
-        return pooled.numpy(), (~is_unseen).numpy()
+            companions={name: value.to(self.device) for name, value in companions.items()},
+        )
+        return pooled.cpu().numpy(), (~hidden_BL.all(1)).numpy()
 
     @torch.no_grad()
     def reconstruct(self, tokens: Tokens) -> FloatArray:
         """Decibels `[19, 128, 1280]` that the tokens of a window stand for."""
         ids = torch.from_numpy(tokens.ids.astype(np.int64))[None]
         hidden = torch.from_numpy(tokens.mask[:, 0])[None]
-        power_db = self.tokenizer.reconstruct(ids, hidden)
-        decoded: FloatArray = power_db[0].numpy()
+        power_db = self.tokenizer.reconstruct(ids.to(self.device), hidden.to(self.device))
+        decoded: FloatArray = power_db[0].cpu().numpy()
         return decoded
+
+
+def _devices() -> list[str]:
+    """Devices that there are, as `torch.device` names them."""
+    n_gpus = torch.cuda.device_count()
+    numbered = [f"cuda:{index}" for index in range(n_gpus)]
+    return ["cpu", *(["cuda"] if n_gpus else []), *numbered]
 
 
 def _cut(recording: Recording) -> Iterator[Recording]:
@@ -282,7 +302,7 @@ def pack(
     tokenizer, encoder = load_tokenizer(tokenizer_folder), load_encoder(encoder_folder)
     check_layer(encoder, layer)
     config = ModelConfig(
-        tokenizer=TokenizerStage.model_validate(tokenizer_source.config).model,
+        tokenizer=artefact.read_config(tokenizer_source, TokenizerStage).model,
         encoder=encoder.config,
         pooling=pooling,
         layer=layer,

@@ -36,6 +36,9 @@ class ClefEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         they say.
     batch_size : int
         Windows of an array at a time.
+    device : str, optional
+        Where to compute, "cpu", "cuda", ..; the best there is by default. A CLEF given is moved
+        there and stays.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class ClefEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         ch_names: Sequence[str] | None = None,
         unit: str | None = None,
         batch_size: int = 32,
+        device: str | None = None,
     ) -> None:
         self.model = model
         self.revision = revision
@@ -54,21 +58,23 @@ class ClefEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.ch_names = ch_names
         self.unit = unit
         self.batch_size = batch_size
+        self.device = device
 
     def fit(
         self, X: ArrayLike | Sequence[Recording | str | Path], y: object = None
     ) -> ClefEmbedder:
         """Load the model and check that X can be embedded; its values are not looked at.
 
-        Raises as `transform`, and as `CLEF.from_pretrained`.
+        Raises as `transform`, and as `CLEF.from_pretrained` and `CLEF.to`.
         """
         if self.batch_size < 1:
             raise OpenclefError(f"batch_size {self.batch_size}: at least 1")
-        self.model_ = (
+        model = (
             self.model
             if isinstance(self.model, CLEF)
             else CLEF.from_pretrained(self.model, revision=self.revision)
         )
+        self.model_ = model.to(self.device)
         if _recordings(X) is None:
             self._window_model(_windows(X))
         self._n_features_out = self.model_.config.n_features
@@ -103,7 +109,7 @@ class ClefEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         parts = np.array_split(windows, max(1, -(-len(windows) // self.batch_size)))
         with torch.no_grad():
             encoded = [model(torch.tensor(part), return_features=True) for part in parts]
-        return np.concatenate([part["features"].numpy() for part in encoded])
+        return np.concatenate([part["features"].cpu().numpy() for part in encoded])
 
     def _window_model(self, windows: FloatArray) -> ClefWindowModel:
         if self.sfreq is None or self.ch_names is None:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openclef.encoder.masking import keep
-from openclef.encoder.pooling import pool_encoded
+from openclef.encoder.pooling import UNREAD, pool_encoded
 from openclef.errors import OpenclefError, RecordingError
 from openclef.model import CLEF
 from openclef.signal import UNITS, match_channels, typical_amplitude_uv, window_spectrogram
@@ -42,8 +42,6 @@ POSSIBLE_UV = (0.1, 10_000.0)
 _SHARE_OUT = 0.9
 # Less is what filters leave of a flat line: EEG in V taken for uV has more.
 _FLAT_UV = POSSIBLE_UV[0] / UNITS["V"]
-# Of the encoder, what only reconstruction needs.
-_UNREAD = ("to_decoder", "decoder", "head", "code_bias", "code_space")
 
 
 class ClefWindowModel(nn.Module):
@@ -128,7 +126,10 @@ class ClefWindowModel(nn.Module):
         self.whitener = copy.deepcopy(model.whitener)
         self.encoder = copy.deepcopy(model.encoder)
         self._freeze_unread()
-        self.final_layer: nn.Module = nn.Linear(self.n_features, self.n_outputs)
+        # Where the model given is, which need not be the CPU.
+        self.final_layer: nn.Module = nn.Linear(
+            self.n_features, self.n_outputs, device=self._device
+        )
         self.train()
 
     @classmethod
@@ -255,10 +256,10 @@ class ClefWindowModel(nn.Module):
     def _freeze_unread(self) -> None:
         """No gradient for what the embedding does not come from."""
         n_layers = self.encoder.config.n_encoder_layers
-        unread: tuple[str, ...] = _UNREAD
+        unread: tuple[str, ...] = UNREAD
         if self.layer >= 0:
             later = (f"encoder.{number}." for number in range(self.layer + 1, n_layers))
-            unread = (*_UNREAD, "encoder_norm", *later)
+            unread = (*UNREAD, "encoder_norm", *later)
         for name, parameter in self.encoder.named_parameters():
             parameter.requires_grad_(not name.startswith(unread))
 

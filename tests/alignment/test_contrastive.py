@@ -104,3 +104,16 @@ def test_pairs_that_agree_can_be_learned(objective):
         optimizer.step()
     assert float(result["loss"].detach()) < 0.5 * first
     assert float(result["text_top1"]) == 1.0
+
+
+@pytest.mark.parametrize("n_keep", [None, 8])
+def test_a_window_that_shows_nothing_spoils_no_step(objective, n_keep):
+    objective.config = CONFIG.model_copy(update={"n_keep": n_keep})
+    b = batch()
+    b["hidden"][2] = True
+    found = losses(objective.train(), b)
+    found["loss"].backward()
+    assert found["loss"].isfinite()
+    gradients = [p.grad for p in objective.parameters() if p.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert any((gradient != 0).any() for gradient in gradients)

@@ -30,6 +30,7 @@ def batch_of(model, n_windows, *, hide):
     if hide:
         columns[0, :, :, 3:] = True
         columns[-1, 1] = True
+        columns[n_windows // 2] = n_windows > 1  # of this window nothing is visible
     everything = {
         "ids": torch.randint(16, (n_windows, config.n_tokens), generator=rng),
         "hidden": columns.flatten(1),
@@ -67,7 +68,9 @@ def test_the_exported_path_gives_what_the_eager_one_does(config, pooling, layer,
                     companions=batch,
                 )  # fmt: skip
                 found = exported(batch)
-            torch.testing.assert_close(found, eager, atol=1e-4, rtol=0)
+            torch.testing.assert_close(found, eager, atol=1e-4, rtol=0, equal_nan=True)
+            assert torch.equal(found.isnan().all(1), batch["hidden"].all(1))
+            assert torch.equal(found.isnan().any(1), batch["hidden"].all(1))
     notes = {NOTES: ""}
     torch.export.load(tmp_path / "embed.pt2", extra_files=notes)
     assert json.loads(notes[NOTES])["batch"] == list(batch)

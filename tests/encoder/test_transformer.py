@@ -152,8 +152,10 @@ def test_layers_of_an_encoder_are_those_of_a_shallower_one():
     one = deep.encode(batch, *keep(batch["hidden"]), layer=1)
     two = shallow.encode(batch, *keep(batch["hidden"]))
     torch.testing.assert_close(deep.encoder_norm(one), two)
-    with pytest.raises(OpenclefError, match=r"layer 3: the encoder has 0 to 2"):
+    with pytest.raises(OpenclefError, match=r"layer 3: the encoder has 0 to 2, .*; nearest 2"):
         check_layer(deep, 3)
+    with pytest.raises(OpenclefError, match=r"nearest -1"):
+        check_layer(deep, -4)
 
 
 @pytest.mark.parametrize("config", [{}, {"width": 32, "positions": "rotary"}])
@@ -338,6 +340,22 @@ def test_rotary_attention_starts_near_and_the_class_token_has_no_place(grid, hea
     torch.testing.assert_close(at[:, 3, 12], scores[0, 1, 20, :, 3, 22], rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
+def test_the_decoder_starts_by_passing_on_what_it_attends_to():
+    """Or masked tokens would start with next to nothing of those near them."""
+    model = rotary(grid=(1, 4, 8), width=32)
+    x = torch.randn(1, 33, 32)
+    passed = {}
+    for name, block in (("decoder", model.decoder[0]), ("encoder", model.encoder[0])):
+        block.qkv.bias.zero_()
+        block.qkv.weight[:64] = 0.0  # attend to all alike
+        block.mlp[2].weight.zero_()
+        passed[name] = block(x, None, None) - x
+    mean = model.decoder[0].norm1(x).mean(1, keepdim=True).expand_as(x)
+    torch.testing.assert_close(passed["decoder"], mean, rtol=1e-4, atol=1e-5)
+    assert passed["encoder"].norm() < 0.1 * mean.norm()
+
+
 def test_centred_patches_are_of_encoders_that_read_them():
     with pytest.raises(ValueError, match=r"patches='centred' is .* this one reads codes"):
         EncoderConfig(patches="centred")
@@ -474,12 +492,15 @@ def test_codes_that_are_vectors_need_them():
 def test_what_is_optional_changes_no_other_start(option):
     plain, other = made(width=option.get("width", 16)).state_dict(), made(**option).state_dict()
     shared = plain.keys() & other.keys()
-    is_rotary = "positions" in option  # starts attention near, by the biases of queries and keys
+    # Starts attention near, by the biases of queries and keys, and the decoder copying.
+    is_rotary = "positions" in option
+    moved = {name for name in shared if "qkv.bias" in name}
+    moved |= {"decoder.0.qkv.weight", "decoder.0.out.weight"}
     # The bias of names; learned columns of encoder and decoder.
     assert len(plain.keys() - shared) == (1 if "codes" in option else 2 if is_rotary else 0)
     assert is_rotary or len(other.keys() - shared) > 0
     differ = {name for name in shared if not torch.equal(plain[name], other[name])}
-    assert differ == ({name for name in shared if "qkv.bias" in name} if is_rotary else set())
+    assert differ == (moved if is_rotary else set())
 
 
 def test_moments_have_a_gradient_where_nothing_varies():

@@ -1,10 +1,12 @@
 """Fields of a recipe changed by text."""
 
 import pytest
+from pydantic import ValidationError
 
 from openclef.errors import OpenclefError
+from openclef.recipes import get_recipe
 from openclef.recipes.encoders import get_encoder
-from openclef.recipes.recipe import with_settings
+from openclef.recipes.recipe import changed, with_settings
 
 
 def test_settings_change_what_they_name_and_nothing_else():
@@ -54,3 +56,10 @@ def test_fields_that_belong_together_are_checked_together():
     assert with_settings(demo, lower) == with_settings(demo, lower[::-1])
     with pytest.raises(OpenclefError, match=r"loss.masking: .*low must not be above"):
         with_settings(demo, ["loss.masking.high=0.8", "loss.masking.low=0.9"])
+
+
+@pytest.mark.parametrize(("layer", "said"), [(4, "0 to 3; nearest 3"), (-2, "equal to -1")])
+def test_a_recipe_reads_a_layer_that_its_encoder_has(layer, said):
+    assert changed(get_recipe("demo"), layer=3).layer == 3
+    with pytest.raises(ValidationError, match=said):
+        changed(get_recipe("demo"), layer=layer)

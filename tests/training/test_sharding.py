@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 import toys
+from torch.distributed.fsdp import FSDPModule
 
 from openclef import artefact
+from openclef.errors import OpenclefError
+from openclef.training import distributed, sharding
 
 SCRIPT = Path(__file__).with_name("two_shards.py")
 
@@ -110,3 +113,19 @@ def test_shards_loaded_on_one_are_the_bits_that_two_saved(two, tmp_path):
     theirs = toys.kept(two, "shards")[0]
     assert weights.keys() == theirs.keys()
     assert all(torch.equal(weights[key], theirs[key]) for key in theirs)
+
+
+def test_a_torch_that_cannot_is_told_before_anything_is_divided(monkeypatch):
+    monkeypatch.delattr(FSDPModule, "set_reduce_scatter_unused_params")
+    monkeypatch.setattr(torch, "__version__", "2.6.0")
+    objective, cpu = toys.SmallTransformer(), torch.device("cpu")
+    sharding.shard(objective, cpu)  # one process needs nothing of it
+
+    def never(_):
+        raise AssertionError("nothing is begun")
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "all_in_one_row", never)
+    with pytest.raises(OpenclefError, match=r"needs torch>=2\.13, 2\.6\.0 is installed"):
+        sharding.shard(objective, cpu)
+    assert not sharding.is_sharded(objective)

@@ -78,6 +78,9 @@ class AlignmentObjective(nn.Module):
             n_keep=self.config.n_keep if self.training else None,
             rng=rng,
         )
+        # A window without a visible token: zeros, near to no report or record. Not `nan_to_num`:
+        # an encoder that diverges must not look as if it did not.
+        pooled = pooled.masked_fill(batch["hidden"].all(1, keepdim=True), 0.0)
         eeg, subject = self.project_eeg(pooled).float(), batch["subject"]
         text_loss, text_top1 = self._contrast(
             eeg, self._embed_text(batch), batch["has_text"], subject

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
 from openclef.cli import options
+from openclef.errors import choose
 
 
 def pack(
@@ -15,10 +16,23 @@ def pack(
     encoder: Annotated[Path, typer.Argument(help="Encoder folder, or aligned folder.")],
     out: Annotated[Path, typer.Argument(help="Model folder to write.")],
     recipe_name: options.RecipeName = "demo",
+    pooling: Annotated[
+        str | None, typer.Option(help="mean, rows, moments or class. Default: the recipe's.")
+    ] = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(help="Of the encoder; -1: the last, normed. Default: the recipe's."),
+    ] = None,
 ) -> None:
     """Pack a tokenizer and an encoder into one model folder, for `embed` and from_pretrained."""
+    from openclef.encoder.pooling import Pooling
     from openclef.model import pack as write
     from openclef.recipes import get_recipe
 
-    write(tokenizer, encoder, out, pooling=get_recipe(recipe_name).pooling)
+    recipe = get_recipe(recipe_name)
+    chosen = choose(recipe.pooling if pooling is None else pooling, get_args(Pooling), "pooling")
+    write(
+        tokenizer, encoder, out,
+        pooling=cast("Pooling", chosen), layer=recipe.layer if layer is None else layer,
+    )  # fmt: skip
     typer.echo(f"model: {out}")

@@ -17,6 +17,9 @@ TABLE = "embeddings.parquet"
 # Of each session the mean and, where there is one, what a trained aggregator makes of its windows.
 SESSIONS = "sessions.parquet"
 TRAINED = "trained"
+# Numbers in a row group of the file, 64 MiB. A list's offsets are int32: in one piece, the vectors
+# of an archive would overflow them.
+_GROUP_VALUES = 2**24
 
 
 def begin_embeddings(
@@ -45,17 +48,30 @@ def write_embeddings(
 
     The hashes of model and data go to the file's metadata under "openclef.<name>".
     """
-    flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
     table = pa.table(
         {
             "session_id": pa.array(session_id, pa.string()),
             "window": pa.array(window, pa.int64()),
             "start_s": pa.array(start_s, pa.float64()),
-            "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]).cast(
-                pa.list_(pa.float32())
-            ),
         }
     )
-    table = table.replace_schema_metadata({f"openclef.{k}": v for k, v in hashes.items()})
-    with atomic(path) as temporary:
-        pq.write_table(table, temporary)
+    assert table.num_rows == len(vectors)
+    field = pa.field("vector", pa.list_(pa.float32()))
+    metadata = {f"openclef.{name}": value for name, value in hashes.items()}
+    schema = table.schema.append(field).with_metadata(metadata)
+    n_rows = _rows_of_group(vectors.shape[1])
+    with atomic(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for first in range(0, len(vectors), n_rows):
+            lists = _lists(vectors[first : first + n_rows])
+            writer.write_table(table.slice(first, n_rows).append_column(field, lists))
+
+
+def _rows_of_group(width: int) -> int:
+    return max(1, _GROUP_VALUES // max(1, width))
+
+
+def _lists(vectors: NDArray[np.float32]) -> pa.ListArray:
+    """A list a row of `[W, D]`."""
+    n_rows, width = vectors.shape
+    flat = np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1)
+    return pa.ListArray.from_arrays(np.arange(n_rows + 1, dtype=np.int32) * width, flat)

@@ -42,6 +42,14 @@ class Block(nn.Module):
         per_pair_HR = (shares_H * peaks * bias.shape[-1] ** 0.5 / 2).sqrt()
         bias[:2, :, : 2 * len(peaks)] = torch.cat([per_pair_HR, per_pair_HR], 1)
 
+    @torch.no_grad()
+    def start_copying(self) -> None:
+        """Let what is attended to arrive as it is, not a thousandth of it: a masked token then
+        starts with the mean of what is near, and a linear readout is all that is to be learned.
+        """
+        nn.init.eye_(self.qkv.weight.chunk(3)[2])
+        nn.init.eye_(self.out.weight)
+
     def forward(self, x_BLD: Tensor, attend: Tensor | None, turns: Tensor | None) -> Tensor:
         """attend `[B, 1, 1, L]`: True where a key may be seen; None if all may. turns: of
         `GridRotation`; None without.

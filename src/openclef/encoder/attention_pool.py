@@ -103,7 +103,7 @@ class AttentionPool(nn.Module):
         return scores_BN.softmax(1).masked_fill(hidden_BN, 0)
 
     def forward(self, x_BND: Tensor, hidden_BN: Tensor) -> Tensor:
-        """Weighted means, `[B, D]`; a set all hidden gives zeros, like `pooling.pool`.
+        """Weighted means, `[B, D]`; a set all hidden gives zeros.
 
         What hidden items hold does not matter, NaN neither.
         """
@@ -128,7 +128,7 @@ class TrainedPool:
 def load_pool(folder: Path) -> TrainedPool:
     """Load what `train_pool.train_attention_pool` wrote; every tensor must match."""
     stage = artefact.load(folder, kind="pool")
-    config = PoolConfig.model_validate(stage.config["model"])
+    config = artefact.read_config(stage, PoolConfig, "model")
     weights, _ = checkpoint.load_tensors(folder / WEIGHTS)
     attention = AttentionPool(stage.config["dim"], config.attention_width)
     checkpoint.load_weights(attention, weights, source=str(folder / WEIGHTS))

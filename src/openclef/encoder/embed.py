@@ -30,7 +30,13 @@ from openclef.encoder.attention_pool import (
     load_pool,
 )
 from openclef.encoder.load import check_whitener, encoder_artefact, load_encoder
-from openclef.encoder.pooling import check_layer, encode_and_pool, encode_items, pool
+from openclef.encoder.pooling import (
+    check_layer,
+    encode_and_pool,
+    encode_items,
+    nan_if_unseen,
+    pool,
+)
 from openclef.encoder.transformer import FARTHEST_PATCH, MaskedTransformer
 from openclef.encoder.windows import EncoderWindows
 from openclef.errors import ArtefactError, OpenclefError
@@ -174,7 +180,6 @@ def embed_patches(
                     torch.arange(hidden.shape[1]).expand_as(hidden), hidden,
                     n_rows=n_regions * n_rows, n_columns=n_columns, how="moments",
                 )  # fmt: skip
-                pooled[hidden.all(1)] = torch.nan
                 yield pooled.numpy()
 
         vectors = in_parts(out / PARTS, len(rows), embed, label=f"embedding, {model}")
@@ -210,13 +215,12 @@ def embed_rows(
             if pooling == "attention":
                 assert pool is not None
                 items = encode_items(encoder, on_device, over=pool.config.over, layer=layer)
-                pooled = pool.attention(*items)
+                pooled = nan_if_unseen(pool.attention(*items), on_device["hidden"])
             else:
                 pooled = encode_and_pool(
                     encoder, on_device["ids"], on_device["hidden"], how=pooling, layer=layer,
                     companions=on_device,
                 )  # fmt: skip
-            pooled[on_device["hidden"].all(1)] = torch.nan
             yield pooled.cpu().numpy()
 
     return in_parts(folder, len(rows), embed, label=label)

@@ -11,16 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from openclef.artefact import atomic
-from openclef.encoder.pooling import Pooling, check_layer, pool_encoded
+from openclef.encoder.pooling import UNREAD, Pooling, check_layer, pool_encoded
 from openclef.encoder.transformer import MaskedTransformer
 from openclef.errors import OpenclefError
 from openclef.types import CHANNELS
 
 NOTES = "openclef.json"
-_OF_RECONSTRUCTION = (
-    "to_decoder", "decoder_positions", "decoder", "decoder_norm", "decoder_mask", "head",
-    "code_bias", "code_space",
-)  # fmt: skip
 
 
 class EmbedPath(nn.Module):
@@ -35,14 +31,14 @@ class EmbedPath(nn.Module):
         super().__init__()
         self.pooling, self.layer = pooling, layer
         self.encoder = copy.deepcopy(encoder)
-        for name in _OF_RECONSTRUCTION:  # else the exporter keeps their weights
+        for name in UNREAD:  # else the exporter keeps their weights
             setattr(self.encoder, name, None)
         if layer >= 0:
             self.encoder.encoder = self.encoder.encoder[: layer + 1]
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Batch as `encoder.transformer` says -> `[B, D]`, of "rows" `[B, rows * D]`, of
-        "moments" twice that."""
+        "moments" twice that; NaN of a window without a visible token."""
         encoder, hidden = self.encoder, batch["hidden"]
         everything = torch.arange(hidden.shape[1], device=hidden.device).expand_as(hidden)
         tokens = encoder._embed(batch, everything, hidden, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from openclef import artefact
@@ -16,7 +15,7 @@ from openclef.training import checkpoint
 
 def _kind(folder: Path) -> str:
     path = folder / "config.json"
-    is_aligned = path.exists() and json.loads(path.read_text()).get("kind") == "aligned"
+    is_aligned = path.exists() and artefact.read_identity(path)["kind"] == "aligned"
     return "aligned" if is_aligned else "encoder"
 
 
@@ -29,8 +28,8 @@ def encoder_config(folder: Path) -> EncoderConfig:
     """Shape of the Transformer in `folder`."""
     stage = encoder_artefact(folder)
     if stage.kind == "aligned":
-        return EncoderConfig.model_validate(stage.config["encoder"])
-    return EncoderStage.model_validate(stage.config).model
+        return artefact.read_config(stage, EncoderConfig, "encoder")
+    return artefact.read_config(stage, EncoderStage).model
 
 
 def drop_ratio_of(folder: Path) -> float:
@@ -39,7 +38,7 @@ def drop_ratio_of(folder: Path) -> float:
     stage = encoder_artefact(folder)
     if stage.kind == "aligned":
         return MaskingConfig().drop_ratio
-    return EncoderStage.model_validate(stage.config).loss.masking.drop_ratio
+    return artefact.read_config(stage, EncoderStage).loss.masking.drop_ratio
 
 
 def load_encoder(folder: Path) -> MaskedTransformer:

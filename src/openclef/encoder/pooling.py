@@ -18,6 +18,11 @@ from openclef.encoder.transformer import MaskedTransformer
 from openclef.errors import OpenclefError, choose
 
 Pooling = Literal["mean", "rows", "moments", "class"]
+# Of `MaskedTransformer`, what only reconstruction reads: no vector of a window comes from it.
+UNREAD = (
+    "to_decoder", "decoder_positions", "decoder", "decoder_norm", "decoder_mask", "head",
+    "code_bias", "code_space",
+)  # fmt: skip
 
 
 def pool(
@@ -35,15 +40,15 @@ def pool(
     region at a time, `[B, n_rows * D]`, which a small model needs
     (docs/decisions/0003-pooling.md). "moments": of each row the mean and then, of all rows, the
     standard deviation over time, `[B, 2 * n_rows * D]`: what a session varies in. A row without a
-    visible token gives zeros.
+    visible token gives zeros, a window without one NaN (`nan_if_unseen`).
     """
     weight = (~kept_hidden).to(features_BKD.dtype)
     if how == "mean":
         total = torch.einsum("bkd,bk->bd", features_BKD, weight)
-        return total / weight.sum(1, keepdim=True).clamp(min=1)
+        return nan_if_unseen(total / weight.sum(1, keepdim=True).clamp(min=1), kept_hidden)
     means, _ = row_means(features_BKD, kept_BK, kept_hidden, n_rows=n_rows, n_columns=n_columns)
     if how == "rows":
-        return means.flatten(1)
+        return nan_if_unseen(means.flatten(1), kept_hidden)
     centred = features_BKD - of_own_row(means, kept_BK, n_columns=n_columns)
     squares, _ = row_means(
         centred.square(), kept_BK, kept_hidden, n_rows=n_rows, n_columns=n_columns
@@ -51,7 +56,15 @@ def pool(
     # Where nothing varies the root has no slope: 0 there, and so is its gradient.
     varies = squares > 0
     deviations = torch.where(varies, squares, 1.0).sqrt() * varies
-    return torch.cat([means, deviations], 1).flatten(1)
+    return nan_if_unseen(torch.cat([means, deviations], 1).flatten(1), kept_hidden)
+
+
+def nan_if_unseen(pooled_BD: Tensor, hidden_BN: Tensor) -> Tensor:
+    """NaN for windows of which nothing is visible: they have no vector, and zeros would be one.
+
+    Training must put something else in their place, or their NaN becomes everybody's.
+    """
+    return pooled_BD.masked_fill(hidden_BN.all(1, keepdim=True), torch.nan)
 
 
 def encode_and_pool(
@@ -70,7 +83,7 @@ def encode_and_pool(
     ids `[B, L]` codes, hidden `[B, L]` True where not visible. how: as `pool`, or "class", the
     class token's output. layer: see `MaskedTransformer.encode`. companions: what else the encoder
     reads of a batch, if it does. Returns `[B, D]`, of "rows" `[B, rows * D]`, of
-    "moments" twice that.
+    "moments" twice that; NaN of a window without a visible token.
     """
     if n_keep is None:
         kept, kept_hidden = keep(hidden_BL)
@@ -95,11 +108,11 @@ def pool_encoded(
 
     encoded `[B, 1 + N, D]`; kept, kept_hidden `[B, N]`: places in the window, True where one is not
     visible. grid: regions, rows, columns. Returns `[B, D]`, of "rows" `[B, rows * D]`, of
-    "moments" twice that.
+    "moments" twice that; NaN of a window without a visible token.
     """
     choose(how, get_args(Pooling), "pooling")  # "attention" is a trained pool's, not this
     if how == "class":
-        return encoded_BND[:, 0]
+        return nan_if_unseen(encoded_BND[:, 0], kept_hidden_BN)
     n_regions, n_rows, n_columns = grid
     return pool(
         encoded_BND[:, 1:], kept_BN, kept_hidden_BN,
@@ -144,5 +157,6 @@ def check_layer(model: MaskedTransformer, layer: int) -> None:
     n_layers = model.config.n_encoder_layers
     if not -1 <= layer < n_layers:
         raise OpenclefError(
-            f"layer {layer}: the encoder has 0 to {n_layers - 1}, and -1, the last one normed"
+            f"layer {layer}: the encoder has 0 to {n_layers - 1}, and -1, the last one normed; "
+            f"nearest {min(max(layer, -1), n_layers - 1)}"
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -199,6 +199,7 @@ class MaskedTransformer(nn.Module):
             self.rotation = GridRotation(config.grid, config.head_width)
             for block in [*self.encoder, *self.decoder]:
                 block.start_near(self.rotation.pairs)
+            cast(Block, self.decoder[0]).start_copying()
         self.decoder_mask: nn.Parameter | None = None
         if config.fill == "mask":
             self.decoder_mask = nn.Parameter(torch.empty(width))

@@ -19,6 +19,7 @@ from openclef.errors import RecordingError
 from openclef.model import CLEF
 from openclef.recipes.simulated import recording_at
 from openclef.signal import open_recording, preprocess
+from openclef.tokenizer.token_table import TokenTable
 from openclef.types import CHANNELS, FloatArray, Recording, Spectrogram, Tokens
 
 SHOWN_CHANNELS = ("Fp1", "Fp2", "C3", "C4", "T3", "T4", "O1", "O2")
@@ -27,7 +28,9 @@ WAVEFORM_S = 10.0
 
 def sections(source: Source, cohort: Cohort, out: Path) -> list[Section]:
     """Sections for `benchmark/report.html` of the run in `out`."""
-    return [_losses(out), _session(source, cohort, CLEF.from_pretrained(out / "model"))]
+    tokens = TokenTable(out / "tokens", cohort)
+    model = CLEF.from_pretrained(out / "model")
+    return [_losses(out), _session(source, cohort, tokens, model)]
 
 
 def png(canvas: Canvas, caption: str, alt: str) -> Figure:
@@ -52,34 +55,38 @@ def _losses(out: Path) -> Section:
                 axis.plot(*zip(*points, strict=True), label=split, **style)
         axis.set(title=name, xlabel="step", ylabel="loss")
         axis.legend(frameon=False)
-        last = [row for row in rows if row["split"] == "tuning"]
-        if last:
-            best = min(last, key=lambda row: float(row["loss"]))
-            told.append(
-                f"{name}: loss {best['loss']:.3f} on tuning patients at step {best['step']}"
-            )
+        # Not the least of the tuning losses: those of an earlier phase are of another loss.
+        ends = [row for row in rows if row["split"] == "end" and row["best_loss"] is not None]
+        if ends:
+            best_loss, best_step = ends[-1]["best_loss"], ends[-1]["best_step"]
+            told.append(f"{name}: loss {best_loss:.3f} on tuning patients at step {best_step}")
     return Section(
         title="Training",
-        text="The weights kept are the moving average that was best on tuning patients; their "
-        "loss there: " + "; ".join(told) + ".",
+        text="The weights kept are the moving average that was best on tuning patients, of the "
+        "tokenizer in the last phase of its training"
+        + (f"; their loss there: {'; '.join(told)}." if told else "."),
         figures=[png(canvas, "Loss of each stage.", "Line plots of training and tuning loss.")],
     )
 
 
-def _session(source: Source, cohort: Cohort, model: CLEF) -> Section:
+def _session(source: Source, cohort: Cohort, tokens_of: TokenTable, model: CLEF) -> Section:
     """One held-out session: waveform, spectrogram, tokens and what the tokens keep."""
-    held_out = cohort.sessions.filter(pl.col("split") == "held_out").row(0, named=True)
-    name = held_out["session_id"]
-    row = cohort.windows.filter(pl.col("session_id") == name)["row"][0]
-    spectrogram = cohort.spectrogram(row)
+    window = _first_visible(cohort, tokens_of)
+    if window is None:
+        return Section(
+            title="One session",
+            text="No window of a held-out patient has a visible token: there is none to show.",
+        )
+    name = window["session_id"]
+    spectrogram = cohort.spectrogram(window["row"])
     tokens = model.tokenize(spectrogram)
     decoded = model.reconstruct(tokens)
     shown = ~spectrogram.time_mask
     present = ~spectrogram.channel_mask
     error_db = np.abs(decoded - np.clip(spectrogram.power_db, -40, 40))[present][..., shown].mean()
     figures = []
-    with recording_at(source.root, source.root / held_out["path"]) as path:
-        recording = _waveform(path)
+    with recording_at(source.root, source.root / window["path"]) as path:
+        recording = _waveform(path, window["start_s"])
     if recording is not None:
         figures.append(_draw_waveform(recording, name))
     figures.append(_draw_tokens(spectrogram, tokens, decoded, name))
@@ -93,11 +100,31 @@ def _session(source: Source, cohort: Cohort, model: CLEF) -> Section:
     )
 
 
-def _waveform(path: Path) -> Recording | None:
+def _first_visible(cohort: Cohort, tokens: TokenTable) -> dict[str, Any] | None:
+    """The first held-out window that has visible tokens: `row, session_id, start_s, path`.
+
+    Windows that were not finite, or could not be read, are not among the tokens.
+    """
+    for i in tokens.rows("held_out"):
+        if not tokens.hidden(np.array([i])).all():
+            found = cohort.windows.filter(
+                pl.col("session_id") == tokens.session_id[int(i)],
+                pl.col("window") == tokens.window[i],
+            ).join(cohort.sessions, on="session_id")
+            return found.select("row", "session_id", "start_s", "path").row(0, named=True)
+    return None
+
+
+def _waveform(path: Path, start_s: float) -> Recording | None:
+    """The window of a recording that starts there, filtered; None if it cannot be read."""
     try:
-        return preprocess(next(iter(open_recording(path).iter_windows())))
+        file = open_recording(path)
+        for start, stop in file.window_bounds_s():
+            if abs(start - start_s) < 1:  # the cohort's are those of whole samples
+                return preprocess(file.read(start_s=start, stop_s=stop))
     except RecordingError:
-        return None
+        pass
+    return None
 
 
 def _draw_waveform(recording: Recording, name: str) -> Figure:

@@ -190,7 +190,7 @@ def _check(
             "choose an encoder whose inputs are codes, or codes and more"
         )
     # An aligned encoder does not keep its loss: `_check_head` sees what it has learned.
-    if stage.kind == "encoder" and not EncoderStage.model_validate(stage.config).loss.code_weight:
+    if stage.kind == "encoder" and not artefact.read_config(stage, EncoderStage).loss.code_weight:
         raise OpenclefError(f"{encoder_folder}: trained with code_weight 0: {_NOTHING_LEARNED}")
     for made in (stage, tokens.artefact):
         if made.inputs["tokenizer"] != source.hash:

@@ -126,15 +126,17 @@ def run(
         say("train align: skipped, this data set has neither reports nor health records")
     main = next(iter(encoders.values()))
     say("pack")
-    pack(out / "tokenizer", main, out / "model", pooling=recipe.pooling)
+    pack(
+        out / "tokenizer", main, out / "model", pooling=recipe.pooling, layer=recipe.layer
+    )  # fmt: skip
 
     say("embed: " + ", ".join(encoders) + " and hand-crafted baselines")
     embeddings = []
     for name, encoder in encoders.items():
         where = out / "embeddings" / name
         embed_tokens(
-            encoder, tokens, where, model=name, pooling=recipe.pooling, cohort=cohort,
-            features=features,
+            encoder, tokens, where, model=name, pooling=recipe.pooling, layer=recipe.layer,
+            cohort=cohort, features=features,
         )  # fmt: skip
         embeddings.append(where)
     embeddings += embed_handcrafted(cohort, out / "embeddings")

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from openclef.alignment.train import AlignmentStage
 from openclef.benchmark.runner import BenchmarkConfig
@@ -19,7 +19,9 @@ from openclef.tokenizer.train import TokenizerStage
 
 
 class Recipe(BaseModel):
-    """The whole configuration of `openclef run`."""
+    """The whole configuration of `openclef run`. pooling, layer: how windows are read out, see
+    `encoder.pooling.encode_and_pool`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,7 +31,15 @@ class Recipe(BaseModel):
     encoder: EncoderStage
     alignment: AlignmentStage
     pooling: Pooling
+    layer: int = Field(-1, ge=-1)
     benchmark: BenchmarkConfig
+
+    @model_validator(mode="after")
+    def _encoder_has_the_layer(self) -> Recipe:
+        last = self.encoder.model.n_encoder_layers - 1
+        if self.layer > last:
+            raise ValueError(f"layer {self.layer}: the encoder has 0 to {last}; nearest {last}")
+        return self
 
 
 Config = TypeVar("Config", bound=BaseModel)

@@ -190,7 +190,7 @@ def read_finite(cohort: Cohort, row: int) -> Spectrogram:
 def load_tokenizer(folder: Path) -> Vqgan:
     """Load a complete `tokenizer/` for use; every tensor must match."""
     stage = artefact.load(folder, kind="tokenizer")
-    model = Vqgan(TokenizerStage.model_validate(stage.config).model)
+    model = Vqgan(artefact.read_config(stage, TokenizerStage).model)
     weights, _ = checkpoint.load_tensors(folder / WEIGHTS)
     checkpoint.load_weights(model, weights, source=str(folder / WEIGHTS))
     return model.eval()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
+from openclef.errors import OpenclefError
 from openclef.training import distributed
 from openclef.types import Objective
 
@@ -28,10 +29,17 @@ class ShardedObjective(Protocol):
 def shard(objective: Objective, device: torch.device) -> None:
     """Divide the parameters among all processes, in place; buffers stay whole on each.
 
-    What is in no unit is gathered for the whole step. Nothing is done for one process.
+    What is in no unit is gathered for the whole step. Nothing is done for one process. Raises
+    OpenclefError if torch is older than 2.13.
     """
     if distributed.world_size() == 1:
         return
+    # The newest of what is called below; torch's version would not tell of nightly builds.
+    if not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
+        raise OpenclefError(
+            f"sharding 'full' with several processes needs torch>=2.13, {torch.__version__} is "
+            "installed; update torch, or train with sharding 'none'"
+        )
     module = cast(nn.Module, objective)
     mesh = distributed.all_in_one_row(device)
     units = objective.shard_units() if isinstance(objective, ShardedObjective) else []
