@@ -73,7 +73,7 @@ def test_killed_at_random_moments_and_run_again(trees, unbroken, tmp_path):
 
     OPENCLEF_KILLS: how often; results/ has a run of 20.
     """
-    most_kills = int(os.environ.get("OPENCLEF_KILLS", "6"))
+    most_kills = int(os.environ.get("OPENCLEF_KILLS", "3"))
     moment = random.Random(7)
     n_kills, n_finished, lasts_s = 0, 0, None
     out = tmp_path / "cohort"

@@ -17,7 +17,7 @@ from openclef.benchmark.statistics import auroc
 from openclef.benchmark.tasks import Task
 from openclef.clinical.phenotypes import asserted
 from openclef.signal import read_recording
-from openclef.simulate import SimulationConfig, simulate
+from openclef.simulate import SimulationConfig, make_recording, simulate
 from openclef.simulate.parameters import load_hospital
 from openclef.types import CHANNELS
 from openclef.workers import worker_pool
@@ -41,9 +41,13 @@ LEFT = [row for row, name in enumerate(CHANNELS) if name in ("T3", "T5", "C3", "
 RIGHT = [row for row, name in enumerate(CHANNELS) if name in ("T4", "T6", "C4", "F4", "F8", "P4")]
 
 
-def measure(root: Path, path: str) -> dict[str, float]:
-    """Log power of some bands, and the frequency of the posterior rhythm, of one recording."""
-    recording = read_recording(root / path)
+def measure(root: Path, path: Path) -> dict[str, float]:
+    """Log power of some bands, and the frequency of the posterior rhythm, of one recording: made
+    here, since most patients' further sessions are never looked at.
+    """
+    made = make_recording(root, path.as_posix())
+    recording = read_recording(made)
+    made.unlink()
     rows = [recording.ch_names.index(name) for name in CHANNELS]
     signal_CS = recording.signal_uv[rows]
     freqs_hz, psd_CF = welch(signal_CS, recording.sfreq_hz, nperseg=int(4 * recording.sfreq_hz))
@@ -107,7 +111,7 @@ class Written:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     root = tmp_path_factory.mktemp("causes") / "hospital"
-    simulate(root, config=CONFIG, progress=False)
+    simulate(root, config=CONFIG, progress=False, recordings=False)
     events = pl.read_parquet(root / "meds" / "data" / "*.parquet")
     coded = events.filter(pl.col("code").str.contains("^(ICD10CM|ATC)//"))
     codes = {subject: set(part["code"]) for (subject,), part in coded.group_by("subject_id")}
@@ -123,7 +127,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     table = people.join(visits, on="participant_id").filter(pl.col("subject_id").is_in(list(codes)))
     table = table.sort("participant_id")
     paths = [
-        next((root / person / visit).rglob("*_eeg.edf")).relative_to(root).as_posix()
+        next((root / person / visit).rglob("*_eeg.json")).relative_to(root).with_suffix(".edf")
         for person, visit in table.select("participant_id", "session_id").iter_rows()
     ]
     with worker_pool(2) as pool:
