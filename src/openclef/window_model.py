@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openclef.encoder.masking import keep
-from openclef.encoder.pooling import UNREAD, pool_encoded
+from openclef.encoder.pooling import pool_encoded
+from openclef.encoder.transformer import UNREAD
 from openclef.errors import OpenclefError, RecordingError
 from openclef.model import CLEF
 from openclef.signal import UNITS, match_channels, typical_amplitude_uv, window_spectrogram

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated
 
 import typer
 
 from openclef.cli import options
-from openclef.errors import choose
 
 
 def pack(
@@ -25,14 +24,14 @@ def pack(
     ] = None,
 ) -> None:
     """Pack a tokenizer and an encoder into one model folder, for `embed` and from_pretrained."""
-    from openclef.encoder.pooling import Pooling
+    from openclef.encoder.pooling import get_pooling
     from openclef.model import pack as write
     from openclef.recipes import get_recipe
 
     recipe = get_recipe(recipe_name)
-    chosen = choose(recipe.pooling if pooling is None else pooling, get_args(Pooling), "pooling")
     write(
         tokenizer, encoder, out,
-        pooling=cast("Pooling", chosen), layer=recipe.layer if layer is None else layer,
+        pooling=recipe.pooling if pooling is None else get_pooling(pooling),
+        layer=recipe.layer if layer is None else layer,
     )  # fmt: skip
     typer.echo(f"model: {out}")

@@ -128,7 +128,8 @@ def encoder(
     import polars as pl
 
     from openclef.cohort import store
-    from openclef.recipes.encoder_ablation import SPECTRUM, ablate_encoders, get_pooling
+    from openclef.encoder.pooling import get_pooling
+    from openclef.recipes.encoder_ablation import SPECTRUM, ablate_encoders
     from openclef.tokenizer.features import FeatureTable
     from openclef.tokenizer.token_table import TokenTable
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from openclef.artefact import atomic
-from openclef.encoder.pooling import UNREAD, Pooling, check_layer, pool_encoded
-from openclef.encoder.transformer import MaskedTransformer
+from openclef.encoder.pooling import Pooling, check_layer, pool_encoded
+from openclef.encoder.transformer import UNREAD, MaskedTransformer
 from openclef.errors import OpenclefError
 from openclef.types import CHANNELS
 

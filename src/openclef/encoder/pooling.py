@@ -18,11 +18,6 @@ from openclef.encoder.transformer import MaskedTransformer
 from openclef.errors import OpenclefError, choose
 
 Pooling = Literal["mean", "rows", "moments", "class"]
-# Of `MaskedTransformer`, what only reconstruction reads: no vector of a window comes from it.
-UNREAD = (
-    "to_decoder", "decoder_positions", "decoder", "decoder_norm", "decoder_mask", "head",
-    "code_bias", "code_space",
-)  # fmt: skip
 
 
 def pool(
@@ -110,7 +105,7 @@ def pool_encoded(
     visible. grid: regions, rows, columns. Returns `[B, D]`, of "rows" `[B, rows * D]`, of
     "moments" twice that; NaN of a window without a visible token.
     """
-    choose(how, get_args(Pooling), "pooling")  # "attention" is a trained pool's, not this
+    get_pooling(how)  # "attention" is a trained pool's, not this
     if how == "class":
         return nan_if_unseen(encoded_BND[:, 0], kept_hidden_BN)
     n_regions, n_rows, n_columns = grid
@@ -150,6 +145,12 @@ def pooled_width(model: MaskedTransformer, pooling: WindowPooling) -> int:
 def n_vectors(pooling: WindowPooling, n_rows: int) -> int:
     """How many vectors as wide as the encoder a pooled one is made of."""
     return {"rows": n_rows, "moments": 2 * n_rows}.get(pooling, 1)
+
+
+def get_pooling(name: str) -> Pooling:
+    """A pooling that has seen no labels; raises OpenclefError naming the nearest one."""
+    poolings: dict[str, Pooling] = {each: each for each in get_args(Pooling)}
+    return poolings[choose(name, poolings, "pooling")]
 
 
 def check_layer(model: MaskedTransformer, layer: int) -> None:

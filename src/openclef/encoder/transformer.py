@@ -27,6 +27,11 @@ from openclef.training.batches import START, torch_seed
 from openclef.types import CHANNELS
 
 FARTHEST_PATCH = 4.0  # SD
+# Of `MaskedTransformer`, what only reconstruction reads: no vector of a window comes from it.
+UNREAD = (
+    "to_decoder", "decoder_positions", "decoder", "decoder_norm", "decoder_mask", "head",
+    "code_bias", "code_space",
+)  # fmt: skip
 Inputs = Literal["codes", "codes+latents", "codes+patches", "patches"]
 
 

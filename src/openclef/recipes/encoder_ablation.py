@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -52,7 +52,6 @@ CATEGORIES = ("finding", "disease", "medication")
 SPECTRUM = "spectrum_mean_sd"
 PATCHES = "patches_mean_sd"
 HANDCRAFTED = ("demographics", "band_power", SPECTRUM)
-POOLINGS: dict[str, Pooling] = {name: name for name in get_args(Pooling)}
 Readout = tuple[Pooling, int]  # pooling and layer
 
 
@@ -256,11 +255,6 @@ def ablate_encoders(
                     probed = probing.of(embedding)
                     runs.append(_Run(name, kind, seed, (pooling, layer), probed, known))
     return _tables(runs, probing.categories)
-
-
-def get_pooling(name: str) -> Pooling:
-    """A pooling that has seen no labels; raises OpenclefError naming the nearest one."""
-    return POOLINGS[choose(name, POOLINGS, "pooling")]
 
 
 def _seeded(stage: EncoderStage, seed: int) -> EncoderStage:

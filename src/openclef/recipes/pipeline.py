@@ -126,9 +126,7 @@ def run(
         say("train align: skipped, this data set has neither reports nor health records")
     main = next(iter(encoders.values()))
     say("pack")
-    pack(
-        out / "tokenizer", main, out / "model", pooling=recipe.pooling, layer=recipe.layer
-    )  # fmt: skip
+    pack(out / "tokenizer", main, out / "model", pooling=recipe.pooling, layer=recipe.layer)
 
     say("embed: " + ", ".join(encoders) + " and hand-crafted baselines")
     embeddings = []
