@@ -50,11 +50,18 @@ def world(make_sessions, make_cohort, make_embeddings, label_rows):
     return make
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Folder of benchmarks of the world, which is the same every time, by protocol."""
+    return tmp_path_factory.mktemp("benchmarks")
+
+
 @pytest.fixture(params=["split", "cv"])
-def run(request, world, tmp_path):
+def run(request, world, finished):
+    """(cohort, embeddings, configuration, a finished benchmark of them); tests only read it."""
     cohort, paths = world()
     config = CONFIG.model_copy(update={"protocol": request.param})
-    out = tmp_path / "benchmark"
+    out = finished / request.param
     benchmark(cohort.folder, paths, out, config=config, progress=False)
     return cohort, paths, config, out
 

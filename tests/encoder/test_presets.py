@@ -59,14 +59,24 @@ def test_an_ablation_differs_from_demo_in_what_its_name_says():
     assert all(changes.values())
 
 
-def test_the_masking_ablation_of_near_codes_is_that_of_demo_and_nothing_else():
-    near_codes = get_encoder("demo-near-codes")
-    for name in ("mage", "no-dropping", "ratio-25-75", "ratio-75"):
-        ablation = get_encoder(f"demo-near-codes-{name}")
-        of_demo = get_encoder("demo" if name == "mage" else f"demo-{name}").loss.masking
-        assert ablation.loss.masking == changed(of_demo, target_share=0.25)
-        masked_alike = changed(ablation.loss, masking=near_codes.loss.masking)
-        assert changed(ablation, loss=masked_alike) == near_codes
+@pytest.mark.parametrize(
+    ("name", "masked_as"),
+    [
+        ("near-codes-mage", "demo"),
+        ("near-codes-only-sparse", "demo-near-codes"),
+        ("near-codes-only-no-dropping", "demo-no-dropping"),
+        ("near-codes-only-ratio-25-75", "demo-ratio-25-75"),
+        ("near-codes-only-ratio-75", "demo-ratio-75"),
+    ],
+)
+def test_a_masking_ablation_differs_in_its_masking_and_in_nothing_else(name, masked_as):
+    ablation = get_encoder(f"demo-{name}")
+    other = get_encoder(masked_as).loss.masking
+    assert ablation.loss.masking == changed(other, target_share=0.25)
+    base = get_encoder("demo-near-codes" if name == "near-codes-mage" else "demo-near-codes-only")
+    assert ablation.loss.masking != base.loss.masking
+    masked_alike = changed(ablation.loss, masking=base.loss.masking)
+    assert changed(ablation, loss=masked_alike) == base
 
 
 def test_an_unknown_name_is_told_the_nearest():

@@ -13,21 +13,28 @@ from openclef.training import checkpoint
 SCRIPT = Path(two_tokenizers.__file__)
 
 
-@pytest.fixture(scope="module", params=["random", "components"])
-def runs(request, tmp_path_factory, run_two_processes):
-    """(weights of one process, its losses, weights of each of two, their losses, the folder)."""
-    out = tmp_path_factory.mktemp("tokenizers") / request.param
+@pytest.fixture(scope="module")
+def out(tmp_path_factory, run_two_processes):
+    """Folder of what two processes did, from each start."""
+    out = tmp_path_factory.mktemp("tokenizers")
     two_tokenizers.write_cohort(out / "cohort")
-    weights, stage = two_tokenizers.train(out / "one", request.param)
     run_two_processes(SCRIPT, out)
-    two = [checkpoint.load_tensors(out / f"rank{rank}.safetensors")[0] for rank in (0, 1)]
-    other = two_tokenizers.artefact.Artefact(out / "two", "tokenizer", {}, {})
+    return out
+
+
+@pytest.fixture(scope="module", params=two_tokenizers.STARTS)
+def runs(request, out):
+    """(losses of one process, weights of each of two, their losses)."""
+    start = request.param
+    _, stage = two_tokenizers.train(out / f"one-{start}", start)
+    two = [checkpoint.load_tensors(out / f"{start}-{rank}.safetensors")[0] for rank in (0, 1)]
+    other = two_tokenizers.artefact.Artefact(out / f"two-{start}", "tokenizer", {}, {})
     rows = [[r for r in s.metrics() if r["split"] == "train"] for s in (stage, other)]
-    return weights, rows[0], two, rows[1], out
+    return rows[0], two, rows[1]
 
 
 def test_losses_of_20_steps_agree(runs):
-    _, ours, _, theirs, _ = runs
+    ours, _, theirs = runs
     assert len(ours) == len(theirs) == 20
     assert "hinge" in ours[-1]
     for a, b in zip(ours, theirs, strict=True):
@@ -43,15 +50,14 @@ def test_losses_of_20_steps_agree(runs):
 
 
 def test_codebooks_and_everything_else_are_the_same_on_both(runs):
-    first, second = runs[2]
+    first, second = runs[1]
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
 
 
-def test_the_first_process_alone_starts_and_as_if_it_were_alone(runs):
+def test_the_first_process_alone_starts_and_as_if_it_were_alone(out):
     """The group is there already when `train_tokenizer` begins."""
-    out = runs[-1]
     alone, read = two_tokenizers.started(Cohort(out / "cohort"), out / "started by one")
     assert len(read) == two_tokenizers.STAGE.n_start
     assert json.loads((out / "read by 0.json").read_text()) == read

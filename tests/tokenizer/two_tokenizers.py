@@ -39,6 +39,7 @@ TRAIN = TrainConfig(
 )
 
 
+STARTS = ("random", "components")  # of the weights
 # The same by way of a cohort: whole windows are validated on.
 STAGE = TokenizerStage(
     model=MODEL.model_copy(update={"n_frames": 1280}),
@@ -136,8 +137,9 @@ def train(folder, start, **changes):
 
 if __name__ == "__main__":
     out = Path(sys.argv[1])
-    weights, _ = train(out / "two", out.name)
-    checkpoint.save_tensors(out / f"rank{distributed.rank()}.safetensors", weights)
+    for start in STARTS:
+        weights, _ = train(out / f"two-{start}", start)
+        checkpoint.save_tensors(out / f"{start}-{distributed.rank()}.safetensors", weights)
     _, read = started(Cohort(out / "cohort"), out / "started by two")
     (out / f"read by {os.environ['RANK']}.json").write_text(json.dumps(read))
     distributed.stop()

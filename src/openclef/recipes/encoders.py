@@ -121,6 +121,12 @@ def _near_codes(**loss: Any) -> Callable[[], EncoderStage]:
 # quarters dropped too little is near, and some runs never left the first plateau.
 _ROTARY_VECTORS = {"codes": "vectors", "positions": "rotary"}
 _CODES_ALONE = {"label_smoothing": 0.0, "masking": MaskingConfig(target_share=0.25)}
+
+
+def _masked_codes(masking: MaskingConfig) -> Callable[[], EncoderStage]:
+    return _both(_ROTARY_VECTORS, {**_CODES_ALONE, "masking": masking})
+
+
 # Those with latents or patches need `--features`.
 ABLATIONS: dict[str, Callable[[], EncoderStage]] = {
     "mask-token": _model(fill="mask"),
@@ -149,12 +155,14 @@ ABLATIONS: dict[str, Callable[[], EncoderStage]] = {
     # As much weight as lets attention be learned from patches, on which that of codes builds.
     "leading-codes": _both({"inputs": "codes+patches", "codes": "vectors"}, _WITH_CODES),
     "near-codes": _near_codes(),
-    # The same with the paper's masking, and with each change of it, a quarter of it predicted.
-    **{
-        f"near-codes-{name}": _near_codes(masking=MaskingConfig(target_share=0.25, **masking))
-        for name, masking in {"mage": {}, **_MASKINGS}.items()
-    },
+    "near-codes-mage": _near_codes(masking=MaskingConfig(target_share=0.25)),  # the paper's
     "near-codes-only": _both(_ROTARY_VECTORS, _CODES_ALONE),
+    # Its masking ablation.
+    "near-codes-only-sparse": _masked_codes(changed(_SPARSE, target_share=0.25)),
+    **{
+        f"near-codes-only-{name}": _masked_codes(MaskingConfig(target_share=0.25, **masking))
+        for name, masking in _MASKINGS.items()
+    },
 }
 # As `demo-near-codes-only`, of equal depth, heads of 32 but two at least: with 8,192 codes .3, .8,
 # 1.4, 2.1 and 3.9 M parameters.
