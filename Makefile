@@ -2,7 +2,9 @@
 # Needed: Python 3.11 or later (PYTHON=python3.12 make demo chooses one), and make.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt
+# Only what is imported is compiled to bytecode, once: all of it takes longer than the tests of a folder.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile --constraint constraints.txt
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test clean
 

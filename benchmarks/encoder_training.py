@@ -1,6 +1,7 @@
 """Training steps of the encoder: against the machine's matrix peak, with length, and real ones.
 
     python benchmarks/encoder_training.py [--parts peak steps lengths] [--threads 2] [--batch 4]
+        [--compile]
     python benchmarks/encoder_training.py --parts --real COHORT TOKENS
 
 - peak: the fastest of square matrix products of up to 4,096 rows, before and after all else.
@@ -8,7 +9,7 @@
   `--batch` windows of 2,048 tokens, masked at the mean ratio in every step. Operations are those of
   forward and backward as PyTorch counts them, attention included, what checkpointing works out
   twice counted once (`base` does; `--keep-activations` for without); the optimiser's are not
-  counted but its time is.
+  counted but its time is. `--compile`: compiled as `train.compile` does, before the first one.
 - lengths: the same step of `small` on one window of 1,024 to 16,384 tokens, grids of (1, 8, n / 8).
   Operations by the objective's formula, which "steps" shows beside the counted ones.
 - real: 20 steps of `train_encoder` on given tokens, checkpoint and validation as in any run. The
@@ -43,6 +44,7 @@ from openclef.recipes.encoders import for_tokens, get_encoder
 from openclef.recipes.recipe import changed
 from openclef.tokenizer.token_table import TokenTable
 from openclef.training.allocator import keep_freed_memory
+from openclef.training.compiling import compile_parts
 from openclef.training.config import TrainConfig
 from openclef.training.optim import OptimConfig
 from openclef.training.precision import DTYPES, Precision
@@ -125,6 +127,7 @@ def measure_step(
     threads: int,
     is_counted: bool,
     keeps_activations: bool,
+    compiles: bool,
 ) -> Step:
     """A step of the encoder of that name on tokens drawn at random, none hidden."""
     torch.set_num_threads(threads)
@@ -137,6 +140,8 @@ def measure_step(
     stage = changed(stage, model=shape)
     config = changed(stage.train, batch_size=batch, precision=precision)
     objective = MaskedReconstruction(stage.model, stage.loss)
+    if compiles:
+        compile_parts(objective, torch.device("cpu"))
     state = RunState(objective, config)
     state.progress.precision = precision
     windows = random_windows(stage, batch)
@@ -344,7 +349,7 @@ def measure_parts(args: argparse.Namespace) -> None:
     def measured(name: str, precision: Precision, n: int, batch: int, is_counted: bool) -> Step:
         return alone(
             measure_step, name, n, batch, precision, args.repeats, args.threads, is_counted,
-            args.keep_activations,
+            args.keep_activations, args.compile,
         )  # fmt: skip
 
     before = peak_rates(args.repeats)
@@ -379,6 +384,7 @@ def main() -> None:
         "--keep-activations", action="store_true",
         help="no checkpointing, which works out layers twice and counts them once",
     )  # fmt: skip
+    parser.add_argument("--compile", action="store_true", help="steps and lengths, not real ones")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--real", nargs=2, type=Path, metavar=("COHORT", "TOKENS"))
