@@ -189,7 +189,12 @@ def scaling(
         "runs": found.runs, "by_size": found.by_size, "by_data": found.by_data,
         "law": found.law.table if found.law else pl.DataFrame(),
     }  # fmt: skip
-    where = _end(out, tables, ("size", "train_share", "seed"), found.by_size, found.by_data)
+    shown = found.summary.select(
+        "size", "train_share", pl.col("n_parameters", "n_train_windows", "n_steps").cast(pl.Int64),
+        "n_seeds", "cross_entropy", "cross_entropy_se", "share", "finding", "finding_low",
+        "finding_high",
+    )  # fmt: skip
+    where = _end(out, tables, ("size", "train_share", "seed"), shown)
     with atomic(where / "scaling.png") as temporary:
         temporary.write_bytes(found.figure.data)
     typer.echo(f"figure: {where / 'scaling.png'}")
